@@ -1,0 +1,43 @@
+// Where immutable objects live: packs, disk log records and checkpoints, store.json. A directory now; a bucket can
+// keep the same contract (create-if-absent is `If-None-Match: *`).
+#pragma once
+
+#include <cstddef>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "varve/core/result.h"
+#include "varve/core/units.h"
+#include "varve/os/storage.h"
+
+namespace varve::objects {
+
+enum class PutOutcome { created, exists };
+
+/// Any thread. Names as in os/storage.h.
+class ObjectStore {
+ public:
+  virtual ~ObjectStore() = default;
+  /// Creates the object if no object of that name exists; `created` means durable, name included. `exists` says
+  /// nothing about the content: a lost acknowledgement is settled by reading it back. On an error the object may or
+  /// may not exist, never in part.
+  [[nodiscard]] virtual Result<PutOutcome> put_if_absent(std::string_view name, std::span<const std::byte> bytes) = 0;
+  /// Fills `out` from `at`; returns fewer bytes only at the end of the object. ENOENT when absent.
+  [[nodiscard]] virtual Result<std::size_t> read(std::string_view name, ByteOffset at, std::span<std::byte> out) = 0;
+  [[nodiscard]] virtual Result<ByteCount> size(std::string_view name) = 0;
+  /// Names of the objects directly in a folder (the last part only), in no order; none when the folder is absent.
+  [[nodiscard]] virtual Result<std::vector<std::string>> list(std::string_view folder) = 0;
+  /// Names of the folders directly in a folder.
+  [[nodiscard]] virtual Result<std::vector<std::string>> list_folders(std::string_view folder) = 0;
+  /// Durable on return. Absent is success. Needs no free space.
+  [[nodiscard]] virtual Status remove(std::string_view name) = 0;
+};
+
+/// Objects as files below the root of `storage`, which must outlive the result. Temporaries are named `.tmp-*`,
+/// are never listed, and those left by a crash are removed by remove_temporaries().
+[[nodiscard]] std::unique_ptr<ObjectStore> make_directory_objects(os::Storage& storage);
+
+}  // namespace varve::objects
