@@ -1,0 +1,69 @@
+// The chunk map: an immutable tree, chunk index -> ref, of one disk state. Height 4, fan-out 256, so 2^32 chunks.
+// A node is a record: kind `node`, its bytes: level u8 (0 = leaf), 32-byte bitmap, then one 28-byte ref per set bit.
+// A subtree of nothing but zeros has no node. States share every node that did not change.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "varve/chunks/chunk_store.h"
+
+namespace varve::chunks {
+
+constexpr int kMapHeight = 4;
+constexpr std::uint64_t kMapFanOut = 256;
+
+/// A run of consecutive chunks of which nothing is known but that they are zeros, or one chunk with its ref.
+/// Reads maps. All functions: any thread; EIO (damaged) where a node is. Nodes come from the node cache.
+class ChunkMap {
+ public:
+  ChunkMap(ChunkStore& store, MaybeRef root) : store_(store), root_(std::move(root)) {}
+  [[nodiscard]] const MaybeRef& root() const { return root_; }
+
+  [[nodiscard]] Result<MaybeRef> find(ChunkIndex chunk) const;
+  /// Calls `visit` for each chunk in [first, first + count) that has a ref, in ascending order; skips empty subtrees
+  /// whole. Stops at the first error `visit` returns.
+  [[nodiscard]] Status for_each(ChunkIndex first, ChunkCount count,
+                                const std::function<Status(ChunkIndex, const Ref&)>& visit) const;
+  /// The first chunk >= `from` that has a ref (`data`) or has none (`hole`); kMaxChunksPerImage when there is none.
+  [[nodiscard]] Result<ChunkIndex> next_data(ChunkIndex from) const;
+  [[nodiscard]] Result<ChunkIndex> next_hole(ChunkIndex from) const;
+  /// Calls `visit` for each chunk of the range whose refs differ between this map and `other`; equal subtrees are
+  /// skipped unread. Equal content under different refs is reported as different.
+  [[nodiscard]] Status diff(const ChunkMap& other, ChunkIndex first, ChunkCount count,
+                            const std::function<Status(ChunkIndex, const MaybeRef& mine, const MaybeRef& theirs)>&
+                                visit) const;
+
+ private:
+  ChunkStore& store_;
+  MaybeRef root_;
+};
+
+/// Visits every record a root reaches, nodes included, once each per `Visitor`: `first_visit(ref)` returns false for
+/// what was seen before (then its subtree is not walked again). For collect and check. A node that cannot be read is
+/// reported to `on_damage` and the walk goes on.
+[[nodiscard]] Status walk_records(ChunkStore& store, const MaybeRef& root,
+                                  const std::function<bool(const Ref&, RecordKind)>& first_visit,
+                                  const std::function<void(const Ref&, const Error&)>& on_damage);
+
+/// Builds a new map from `base` by operations in ascending, non-overlapping order; what they do not touch stays the
+/// base's. Streams: memory is one node a level. Nodes equal to the base's or to known ones are shared.
+/// Whole aligned subtrees of zero() and splice() cost one ref, whatever they span.
+class MapBuilder {
+ public:
+  MapBuilder(ChunkStore& store, RecordWriter& writer, const MaybeRef& base);
+  ~MapBuilder();
+  [[nodiscard]] Status set(ChunkIndex chunk, const MaybeRef& ref);
+  [[nodiscard]] Status zero(ChunkIndex first, ChunkCount count);
+  /// Chunks [first, first + count) become what `source` has at [source_first, …).
+  [[nodiscard]] Status splice(ChunkIndex first, ChunkCount count, const MaybeRef& source, ChunkIndex source_first);
+  /// The root; its nodes are durable after the writer's finish(). The builder is used up.
+  [[nodiscard]] Result<MaybeRef> finish();
+
+ private:
+  struct Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace varve::chunks

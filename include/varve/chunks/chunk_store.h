@@ -1,0 +1,122 @@
+// Records in packs: written by a RecordWriter, read through a ChunkStore that verifies each record against its
+// digest on every load from disk and keeps what it decoded in two byte-bounded caches (chunks; nodes and tables).
+//
+// Memory: the two budgets, plus one pack under construction per RecordWriter (kPackTarget + one record).
+// A pack table costs 40 bytes a record in the node cache: a 16 MiB pack of 64 KiB chunks at ratio 2.5, 25 KiB.
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "varve/chunks/codec.h"
+#include "varve/chunks/locator.h"
+#include "varve/chunks/ref.h"
+#include "varve/chunks/root_registry.h"
+#include "varve/core/result.h"
+#include "varve/core/single_flight_cache.h"
+#include "varve/core/thread_pool.h"
+#include "varve/objects/object_store.h"
+
+namespace varve::chunks {
+
+constexpr std::uint64_t kPackTarget = 16 * kMiB;  ///< a pack is closed when it has grown to this
+constexpr std::uint64_t kMaxPackSize = 64 * kMiB;  ///< a larger one is refused as damaged
+
+using Bytes = std::vector<std::byte>;
+using BytesPointer = std::shared_ptr<const Bytes>;
+
+struct ChunkStoreOptions {
+  Compression compression;
+  std::size_t chunk_cache_bytes = 256 * kMiB;
+  std::size_t node_cache_bytes = 64 * kMiB;  ///< map nodes and pack tables
+};
+
+struct RecordInfo {
+  std::uint32_t ordinal = 0;
+  RecordKind kind = RecordKind::full;
+  Codec codec = Codec::raw;
+  std::uint64_t stored_bytes = 0;
+  std::uint64_t plain_bytes = 0;
+  Digest digest;
+};
+
+/// Any thread. `objects`, `locator` and `registry` must outlive it.
+class ChunkStore {
+ public:
+  ChunkStore(objects::ObjectStore& objects, Locator& locator, RootRegistry& registry, Geometry geometry,
+             ChunkStoreOptions options);
+  ~ChunkStore();
+
+  [[nodiscard]] Geometry geometry() const;
+  [[nodiscard]] RootRegistry& registry();
+
+  /// The chunk's bytes, chunk_size of them. EIO (damaged) naming pack and ordinal when the pack is missing, cut,
+  /// or the bytes do not match the digest; EIO for a damaged ref; system errors as they come.
+  [[nodiscard]] Result<BytesPointer> load_chunk(const Ref& ref);
+  /// From the cache only: null when it would have to be loaded.
+  [[nodiscard]] BytesPointer peek_chunk(const Ref& ref);
+  /// A decoded and verified node record (chunk_map.h interprets it).
+  [[nodiscard]] Result<BytesPointer> load_node(const Ref& ref);
+  /// Reads and verifies past all caches: for `check`.
+  [[nodiscard]] Status verify_record(const Ref& ref, RecordKind kind);
+
+  /// Ids of all packs in the object store.
+  [[nodiscard]] Result<std::vector<PackId>> list_packs();
+  /// The table of a pack, verified. EIO (damaged) naming the file.
+  [[nodiscard]] Result<std::vector<RecordInfo>> pack_table(PackId pack);
+  /// Stored size of a pack's file.
+  [[nodiscard]] Result<ByteCount> pack_size(PackId pack);
+  /// Locator forgets, caches forget, bytes go. Only for condemned packs (root_registry.h).
+  [[nodiscard]] Status remove_pack(PackId pack);
+  /// Brings the locator in line with the packs that exist; `stop` is asked between packs. For the background.
+  [[nodiscard]] Status reconcile_locator(const std::function<bool()>& stop);
+
+  struct Counters {
+    std::size_t chunk_cache_used = 0;
+    std::size_t chunk_cache_hits = 0;
+    std::size_t chunk_cache_misses = 0;
+    std::size_t node_cache_used = 0;
+    std::size_t records_loaded = 0;
+    std::size_t bytes_loaded = 0;
+    std::size_t damaged_loads = 0;
+  };
+  [[nodiscard]] Counters counters() const;
+  /// For tests and benchmarks: forgets everything cached.
+  void drop_caches();
+
+ private:
+  friend class RecordWriter;
+  struct Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
+
+/// Writes the records of one commit. A ref it returns is readable through the ChunkStore once the pack it is in is
+/// durable: after finish(), or earlier when the pack filled up. Everything it writes or shares is in its hold until
+/// it goes. One thread at a time; encoding may run in parallel beforehand (see put_chunk's two forms).
+class RecordWriter {
+ public:
+  RecordWriter(ChunkStore& store, RootRegistry::Hold& hold);
+  ~RecordWriter();  ///< without finish(): what was not yet durable is dropped
+
+  /// A record with these bytes: an existing one found by digest (in this writer's open pack or through the locator),
+  /// compared byte by byte, or a new one.
+  [[nodiscard]] Result<Ref> put_chunk(std::span<const std::byte> plain);
+  [[nodiscard]] Result<Ref> put_node(std::span<const std::byte> plain);
+  /// The shareable record with exactly these bytes, if there is one (and it is now held).
+  [[nodiscard]] std::optional<Ref> find_equal(RecordKind kind, const Digest& digest, std::span<const std::byte> plain);
+  /// Appends an already encoded record.
+  [[nodiscard]] Result<Ref> append(RecordKind kind, const Digest& digest, std::size_t plain_bytes, Encoded encoded);
+  /// Makes everything appended durable. May be called more than once.
+  [[nodiscard]] Status finish();
+  /// Bytes of payload appended so far (new records only).
+  [[nodiscard]] std::uint64_t stored_bytes() const;
+
+ private:
+  struct Implementation;
+  std::unique_ptr<Implementation> implementation_;
+};
+
+}  // namespace varve::chunks

@@ -1,0 +1,35 @@
+// How bytes become a record's payload. Every encode is decoded and compared before it is handed out.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "varve/core/result.h"
+
+namespace varve::chunks {
+
+enum class RecordKind : std::uint8_t { full = 1, delta = 2, node = 3 };
+enum class Codec : std::uint8_t { raw = 0, zstd = 1 };
+
+struct Compression {
+  Codec codec = Codec::zstd;
+  int level = 1;  ///< zstd 1…19
+  /// "none" or "zstd:1" … "zstd:19".
+  static Result<Compression> parse(std::string_view text);
+  [[nodiscard]] std::string to_text() const;
+};
+
+struct Encoded {
+  Codec codec = Codec::raw;
+  std::vector<std::byte> bytes;
+};
+
+/// Raw where compression does not save at least a sixteenth. Any thread. EIO (damaged) when what was encoded does
+/// not decode to the same bytes: a bad core, bad memory or a bug, found while the source still exists.
+[[nodiscard]] Result<Encoded> encode_payload(std::span<const std::byte> plain, Compression compression);
+/// Exactly out.size() bytes or EIO (damaged); never writes past `out`, whatever the payload says.
+[[nodiscard]] Status decode_payload(Codec codec, std::span<const std::byte> payload, std::span<std::byte> out);
+
+}  // namespace varve::chunks
