@@ -5,6 +5,13 @@
 // A record is one JSON object with "number", "nonce", "type", "time" and a checksum over the rest (the format is in
 // varve-store(5)). Record N+1 is appended only after N is durable. An append whose outcome is unknown is settled by
 // reading the number back and comparing nonces; until that succeeds the log refuses further appends (EIO, latched).
+// Of two writers of one log one finds the other's nonce there: it refuses everything until it is opened again.
+//
+// Reading is bounded: open() reads the newest good checkpoint and the records after it, at most
+// checkpoint_interval(snapshots) of them as long as checkpoints could be written. The two newest checkpoints are kept.
+//
+// Memory: about 500 bytes a snapshot (entry, name, map node) plus its xattrs; a copy of the state shares the entries
+// (about 80 bytes a snapshot, 1 ms for 10,000).
 #pragma once
 
 #include <cstdint>
@@ -37,9 +44,9 @@ struct SnapshotEntry {
   SnapshotId id;
   SnapshotId parent;  ///< 0: none
   std::string name;
-  Time time;           ///< the instant
-  Time image_modified; ///< last write before it
-  ByteCount size;      ///< of the image
+  Time time;            ///< the instant
+  Time image_modified;  ///< last write before it
+  ByteCount size;       ///< of the image
   Incarnation incarnation;
   chunks::MaybeRef root;
   std::uint64_t changed_bytes = 0;  ///< since the parent, in blocks
@@ -56,47 +63,72 @@ struct DiskState {
   Time created;
   Attributes directory;
   Attributes live_image;
-  SnapshotId high_water;  ///< highest snapshot id ever logged or reserved
-  std::map<SnapshotId, SnapshotEntry> snapshots;
+  SnapshotId high_water;  ///< highest snapshot id ever logged: survives deletions (rule 5)
+  /// Shared between copies of the state and never changed: a rename puts a new entry in its stead. Never null.
+  std::map<SnapshotId, std::shared_ptr<const SnapshotEntry>> snapshots;
 };
 
-/// One open disk log with the state it adds up to. Any thread; appends are serialised within. Every append returns
-/// when it is durable; on an error the state is unchanged.
+/// Ids are below this in every log that opens: adding one never wraps.
+inline constexpr std::uint64_t kIdLimit = std::uint64_t{1} << 63;
+/// A record is one object of at most this many bytes (E2BIG): xattrs beyond that are refused.
+inline constexpr ByteCount kMaxRecordSize{16 * kMiB};
+inline constexpr ByteCount kMaxCheckpointSize{256 * kMiB};
+/// Records between two checkpoints of a disk with so many snapshots: 8, or 1/64 of them when that is more, so that
+/// what is written for checkpoints stays a constant factor of what is written for records.
+[[nodiscard]] std::uint64_t checkpoint_interval(std::size_t snapshots);
+
+/// One open disk log with the state it adds up to. Any thread; appends are serialised within, state() never waits for
+/// one. `objects` must outlive it.
+///
+/// Every append returns when its record is durable. Its errors, the state unchanged by each:
+///   kind refused   the record would not fit the log: EINVAL (name, mode, xattr name, id not above the high-water mark,
+///                  parent not below the id), EEXIST (the name is another snapshot's), ENOENT (no such snapshot),
+///                  ENOTEMPTY (removing a disk with snapshots), E2BIG (kMaxRecordSize), ESTALE (the disk is removed)
+///   kind system    the store refused (ENOSPC, ...) and the record is known not to be there: try again at will
+///   kind latched   EIO. Unsettled: nobody knows whether the record is there; each later append tries to find out
+///                  first, and when it was there, state() has it from then on (an append of the same content then
+///                  simply succeeds). Or another writer was met: for good.
 class DiskLog {
  public:
-  /// Reads checkpoint and records. EIO (damaged), naming the object, for a gap, a bad checksum, a newer version or
-  /// unparsable bytes; a bad newest checkpoint falls back to an older one.
+  /// Reads checkpoint and records. EIO (damaged), naming the object, for a gap, a bad checksum, a newer version,
+  /// unparsable bytes or a record that contradicts those before it; a bad checkpoint falls back to an older one or
+  /// to the records alone. ENOENT (kind absent) when there is no record.
   [[nodiscard]] static Result<std::unique_ptr<DiskLog>> open(objects::ObjectStore& objects, DiskId id);
-  /// A new log whose record 1 is `created`. EEXIST when the id is taken.
+  /// A new log whose record 1 is `created`. EEXIST (kind refused) when the id is taken; errors of an append.
   [[nodiscard]] static Result<std::unique_ptr<DiskLog>> create(objects::ObjectStore& objects, DiskId id,
                                                                const std::string& name, const Attributes& directory);
-  /// Ids of all logs in the store, removed disks included.
+  /// Ids of all logs in the store, ascending, removed disks included. A folder in which nothing was ever logged (a
+  /// crash within create) is left out.
   [[nodiscard]] static Result<std::vector<DiskId>> list(objects::ObjectStore& objects);
   ~DiskLog();
 
-  /// A copy of the state (shared, immutable: cheap).
+  /// The state as of the last append, shared and immutable. The first call after an append copies the map.
   [[nodiscard]] std::shared_ptr<const DiskState> state() const;
+
+  /// Makes sure that what open() read is durable: a daemon that was killed may have left a record that is visible and
+  /// would not survive a power loss. Call it before anything is given up because the log has it (rule 4: dropping a
+  /// pending snapshot at or below the high-water mark). Every successful append implies it; cheap when it was done.
+  [[nodiscard]] Status confirm();
 
   [[nodiscard]] Status append_snapshot(const SnapshotEntry& entry);
   [[nodiscard]] Status append_deleted(SnapshotId id);
   [[nodiscard]] Status append_snapshot_renamed(SnapshotId id, const std::string& name);
-  [[nodiscard]] Status append_snapshot_attributes(SnapshotId id, const Attributes& directory,
-                                                  const Attributes& image);
+  [[nodiscard]] Status append_snapshot_attributes(SnapshotId id, const Attributes& directory, const Attributes& image);
   [[nodiscard]] Status append_disk_renamed(const std::string& name);
   [[nodiscard]] Status append_disk_attributes(const Attributes& directory, const Attributes& live_image);
   [[nodiscard]] Status append_removed();
-  /// Writes a checkpoint if enough records came since the last (every 8, or more when the state is large). Called
-  /// after each append by whoever has time for it; failing is only slower.
+  /// Writes a checkpoint if checkpoint_interval() records came since the last, and removes all but the two newest
+  /// once it is durable. Called after each append by whoever has time for it; failing is only slower.
   [[nodiscard]] Status checkpoint_if_due();
 
  private:
-  DiskLog();
   struct Implementation;
+  explicit DiskLog(std::unique_ptr<Implementation> implementation);
   std::unique_ptr<Implementation> implementation_;
 };
 
-/// Reads every record and checkpoint of a log and verifies each: for `check`. Problems are appended, each naming the
-/// object.
+/// Reads every record and checkpoint of a log, verifies each and that each checkpoint is the sum of its records: for
+/// `check`. Problems are appended, each naming the object. Fails only when the folders cannot be listed.
 [[nodiscard]] Status verify_log(objects::ObjectStore& objects, DiskId id, std::vector<std::string>& problems);
 
 }  // namespace varve::catalog

@@ -22,8 +22,9 @@ class ObjectStore {
  public:
   virtual ~ObjectStore() = default;
   /// Creates the object if no object of that name exists; `created` means durable, name included. `exists` says
-  /// nothing about the content: a lost acknowledgement is settled by reading it back. On an error the object may or
-  /// may not exist, never in part.
+  /// nothing about the content (a lost acknowledgement is settled by reading it back), but that the object is there
+  /// durably: a directory syncs the folder before it says so, since a killed process may have linked the name and
+  /// not synced it. On an error the object may or may not exist, never in part.
   [[nodiscard]] virtual Result<PutOutcome> put_if_absent(std::string_view name, std::span<const std::byte> bytes) = 0;
   /// Fills `out` from `at`; returns fewer bytes only at the end of the object. ENOENT when absent.
   [[nodiscard]] virtual Result<std::size_t> read(std::string_view name, ByteOffset at, std::span<std::byte> out) = 0;

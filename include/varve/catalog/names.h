@@ -1,0 +1,27 @@
+// Which names disks and snapshots may have, and how any name is put into a message.
+#pragma once
+
+#include <cstddef>
+#include <string>
+#include <string_view>
+
+#include "varve/core/result.h"
+
+namespace varve::catalog {
+
+enum class NameKind { disk, snapshot };
+
+/// Bytes. Short of NAME_MAX (255), so that tools can add a suffix to it.
+inline constexpr std::size_t kMaxNameSize = 240;
+/// The image within each disk and snapshot directory.
+inline constexpr std::string_view kImageName = "disk.img";
+
+/// Valid UTF-8 without control characters or '/', no leading '.', 1 to kMaxNameSize bytes, not kImageName. Kind
+/// refused: ENAMETOOLONG, or EINVAL with a sentence that says what is wrong with the name.
+[[nodiscard]] Status validate_name(std::string_view name, NameKind kind);
+
+/// Any bytes as a quoted word for messages: "web\x0a01". Control characters and what is not UTF-8 are escaped, long
+/// ones are cut with "...".
+[[nodiscard]] std::string quoted(std::string_view bytes);
+
+}  // namespace varve::catalog
