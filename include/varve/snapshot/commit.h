@@ -1,0 +1,38 @@
+// Commit: moves the frozen chunks of a disk's oldest pending snapshot into packs and builds its map. The durable order
+// (packs, nodes, log record, then the disk lets go) is the caller's last two steps; src/snapshot/commit.cpp opens with it.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+
+#include "varve/chunks/chunk_map.h"
+#include "varve/core/thread_pool.h"
+#include "varve/disk/live_disk.h"
+
+namespace varve::snapshot {
+
+/// Read by anybody while the commit runs.
+struct CommitProgress {
+  std::atomic<std::uint64_t> chunks_done{0};
+  std::atomic<std::uint64_t> chunks_total{0};
+};
+
+struct Committed {
+  chunks::MaybeRef root;
+  std::uint64_t changed_bytes = 0;   ///< blocks that were marked, in bytes
+  std::uint64_t stored_bytes = 0;    ///< payload of new records
+  std::uint64_t new_chunks = 0;      ///< encoded and appended
+  std::uint64_t shared_chunks = 0;   ///< equal to P's or found by digest
+  std::uint64_t damaged_chunks = 0;  ///< unreadable at their place: committed as damaged refs (rule 10)
+};
+
+/// Packs and nodes are durable on return; everything the result stands on is in `hold`, which must live until the
+/// root has an owner. ECANCELED when `stop` said so. Other errors: nothing happened but garbage packs; try again
+/// later. `encoders` compress in parallel; must not be the caller's own pool.
+[[nodiscard]] Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending,
+                                              chunks::ChunkStore& chunks, chunks::RootRegistry::Hold& hold,
+                                              ThreadPool& encoders, CommitProgress& progress,
+                                              const std::function<bool()>& stop);
+
+}  // namespace varve::snapshot

@@ -1,0 +1,42 @@
+// Reading complete snapshots, and the content behind Base places: both are maps.
+#pragma once
+
+#include <memory>
+
+#include "varve/chunks/chunk_map.h"
+#include "varve/core/thread_pool.h"
+#include "varve/disk/live_disk.h"
+
+namespace varve::snapshot {
+
+/// One image of an immutable map. Any thread. Sequential readers are noticed (several at once, told apart by where
+/// they are) and prefetched in parallel through `prefetchers`; random readers are not.
+class SnapshotImage {
+ public:
+  SnapshotImage(chunks::ChunkStore& chunks, chunks::MaybeRef root, ByteCount size, ThreadPool& prefetchers);
+  ~SnapshotImage();
+  [[nodiscard]] ByteCount size() const;
+  /// Short only at the end. EIO (damaged) says chunk and pack.
+  [[nodiscard]] Result<std::size_t> read(ByteOffset at, std::span<std::byte> out);
+  /// Whether the range can be answered without loading anything. Cheap, advisory.
+  [[nodiscard]] bool cached(ByteOffset at, ByteCount count);
+  /// As lseek(2): chunk-grained, ENXIO at the end.
+  [[nodiscard]] Result<ByteOffset> seek(ByteOffset at, bool data);
+
+ private:
+  struct Implementation;
+  std::shared_ptr<Implementation> implementation_;
+};
+
+/// disk::BaseSource over a ChunkStore.
+class MapSource final : public disk::BaseSource {
+ public:
+  explicit MapSource(chunks::ChunkStore& chunks) : chunks_(chunks) {}
+  Status read_chunk(const OpaqueRoot& root, ChunkIndex chunk, std::span<std::byte> out) override;
+  Result<ChunkIndex> next(const OpaqueRoot& root, ChunkIndex from, ChunkIndex end, bool data) override;
+
+ private:
+  chunks::ChunkStore& chunks_;
+};
+
+}  // namespace varve::snapshot
