@@ -6,7 +6,8 @@
 // others with EINVAL, never follow a symbolic link and never leave the root (ELOOP / EXDEV). A path that is not a
 // regular file where a file is opened is refused (EINVAL), a FIFO or device included, without blocking on it.
 //
-// Errors: every function reports the errno of the call that failed, with the path in the message. EINTR is retried.
+// Errors: every function reports the errno of the call that failed, with the path in the message; ENOENT has the kind
+// `absent`. EINTR is retried.
 #pragma once
 
 #include <cstddef>
@@ -124,9 +125,10 @@ class SharedMemory {
   virtual ~SharedMemory() = default;
   /// The mapping. Touching a page that was not reserved may kill the process (SIGBUS on a full tmpfs).
   [[nodiscard]] virtual std::span<std::byte> bytes() = 0;
-  /// Makes the pages of a range safe to touch; they read as zeros until written. ENOSPC when memory is short.
+  /// Makes the pages of a range safe to touch; they read as zeros until written. ENOSPC when memory is short (what
+  /// was reserved before stays so), EINVAL beyond the size.
   [[nodiscard]] virtual Status reserve(ByteOffset at, ByteCount count) = 0;
-  /// Whether the page (4 KiB) at `at` is reserved; used once, when a map is taken over from a killed daemon.
+  /// The pages (4 KiB) that are reserved, ascending; used once, when a map is taken over from a killed daemon.
   [[nodiscard]] virtual Result<std::vector<Extent>> reserved() = 0;
   /// Changes the size; bytes() moves. No other thread may use the mapping meanwhile.
   [[nodiscard]] virtual Status resize(ByteCount size) = 0;
@@ -136,7 +138,8 @@ class SharedMemory {
 class VolatileStorage {
  public:
   virtual ~VolatileStorage() = default;
-  /// Opens or creates (0600, `size` bytes, nothing reserved); an existing one keeps its size and content.
+  /// Opens or creates (0600, `size` bytes, nothing reserved); an existing one keeps its size and content (one of
+  /// size 0, as a crash in the middle of this call leaves it, counts as new).
   [[nodiscard]] virtual Result<std::unique_ptr<SharedMemory>> open(std::string_view name, ByteCount size) = 0;
   /// ENOENT when absent.
   [[nodiscard]] virtual Result<std::unique_ptr<SharedMemory>> open_existing(std::string_view name) = 0;
@@ -148,11 +151,27 @@ class VolatileStorage {
 /// The directory `path`, opened once (openat2 with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS below it).
 /// ENOENT, ENOTDIR, EACCES; the message names the path.
 [[nodiscard]] Result<std::unique_ptr<Storage>> open_directory(const std::string& path);
-/// A directory for `store_id` (0700) on tmpfs: /run/varve when /run is one, else /dev/shm/varve; made when absent.
-/// A place that is not tmpfs, or a directory owned by another user, is refused.
+/// A directory for `store_id` (0700) on tmpfs, made when absent: in /run/varve for root where /run is tmpfs, else in
+/// /dev/shm/varve-UID. A place that is not tmpfs (ENODEV), or a directory that another user owns or may enter (EPERM),
+/// is refused.
 [[nodiscard]] Result<std::unique_ptr<VolatileStorage>> open_volatile(std::string_view store_id);
+/// The existing directory `path`, under the same conditions.
+[[nodiscard]] Result<std::unique_ptr<VolatileStorage>> open_volatile_directory(const std::string& path);
 
-/// Makes every missing directory of `path` and syncs each parent that got a new entry (rule 8).
+/// Whether a path has the form every Storage demands (see the top); "" (the root) only where a directory is meant.
+[[nodiscard]] bool valid_path(std::string_view path);
+/// "a/b" of "a/b/c", "" of "c".
+[[nodiscard]] std::string_view parent_of(std::string_view path);
+/// "c" of "a/b/c".
+[[nodiscard]] std::string_view leaf_of(std::string_view path);
+
+/// Temporaries begin so; a file with such a name that a crash left behind may be removed by whoever owns its folder.
+constexpr std::string_view kTemporaryPrefix = ".tmp-";
+/// kTemporaryPrefix and 32 random hex digits.
+[[nodiscard]] std::string temporary_name();
+
+/// Makes every missing directory of `path` and syncs all its parents (rule 8): also those that needed nothing, for a
+/// process killed between making and syncing may have left a directory that is there and not yet durable.
 [[nodiscard]] Status make_directories_durably(Storage& storage, std::string_view path);
 /// Writes a temporary beside `path`, syncs it, renames it into place and syncs the directory: after a crash the
 /// file is the old one or the new one, whole.
