@@ -10,8 +10,8 @@
 #include <cstdio>
 #include <utility>
 
-#include "descriptor.h"
 #include "file.h"
+#include "varve/os/descriptor.h"
 #include "varve/os/storage.h"
 
 namespace varve::os {

@@ -6,7 +6,7 @@
 #include <memory>
 #include <string>
 
-#include "descriptor.h"
+#include "varve/os/descriptor.h"
 #include "varve/os/storage.h"
 
 namespace varve::os {

@@ -9,8 +9,8 @@
 #include <cstdint>
 #include <utility>
 
-#include "descriptor.h"
 #include "varve/core/buffer.h"
+#include "varve/os/descriptor.h"
 #include "varve/os/storage.h"
 
 namespace varve::os {
