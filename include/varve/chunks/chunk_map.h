@@ -40,6 +40,12 @@ class ChunkMap {
   MaybeRef root_;
 };
 
+/// Calls `visit` for each slot (0 … 255) of one node that is not all zeros, ascending. `level`: 3 for a root, 0 for
+/// a leaf, whose refs are chunks. EIO (damaged) where the record is no node of that level. For walkers that must know
+/// which node a record hangs on (check); all others use what is above.
+[[nodiscard]] Status for_each_slot(ChunkStore& store, const Ref& node, int level,
+                                   const std::function<Status(std::size_t slot, const Ref& ref)>& visit);
+
 /// Visits every record a root reaches, nodes included, once each per `Visitor`: `first_visit(ref)` returns false for
 /// what was seen before (then its subtree is not walked again). For collect and check. A node that cannot be read is
 /// reported to `on_damage` and the walk goes on.

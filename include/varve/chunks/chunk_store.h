@@ -51,6 +51,7 @@ class ChunkStore {
   ~ChunkStore();
 
   [[nodiscard]] Geometry geometry() const;
+  [[nodiscard]] const ChunkStoreOptions& options() const;
   [[nodiscard]] RootRegistry& registry();
 
   /// The chunk's bytes, chunk_size of them. EIO (damaged) naming pack and ordinal when the pack is missing, cut,
