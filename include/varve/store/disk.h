@@ -1,6 +1,7 @@
 // One disk as users know it: its live image and its snapshots, whatever state they are in.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <optional>
@@ -92,6 +93,8 @@ class Disk {
   /// EIO is logged with disk, snapshot, offset and pack.
   [[nodiscard]] virtual Result<std::size_t> read_snapshot(SnapshotId id, ByteOffset at, std::span<std::byte> out) = 0;
   [[nodiscard]] virtual Result<ByteOffset> seek_snapshot(SnapshotId id, ByteOffset at, bool data) = 0;
+  /// Whether read_snapshot() can answer from memory. Cheap, advisory.
+  [[nodiscard]] virtual bool snapshot_cached(SnapshotId id, ByteOffset at, ByteCount count) = 0;
 };
 
 }  // namespace varve::store
