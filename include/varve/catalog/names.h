@@ -22,6 +22,10 @@ inline constexpr std::string_view kImageName = "disk.img";
 
 /// Any bytes as a quoted word for messages: "web\x0a01". Control characters and what is not UTF-8 are escaped, long
 /// ones are cut with "...".
-[[nodiscard]] std::string quoted(std::string_view bytes);
+/// An object, not a function: a call with a std::string must not find std::quoted by its argument.
+struct Quoted {
+  [[nodiscard]] std::string operator()(std::string_view bytes) const;
+};
+inline constexpr Quoted quoted;
 
 }  // namespace varve::catalog
