@@ -1,0 +1,172 @@
+// Objects as files. An object appears by link(2): whole, synced, and only if its name was free.
+//
+//   put: temporary written and synced -> linked to the name -> temporary unlinked -> folder synced -> "created"
+//
+// A crash anywhere leaves the object or none of it, and perhaps a temporary. The temporary's own entry is never
+// synced: should a power loss bring it back, it is a second name of the object that remove_temporaries() takes away.
+#include <set>
+#include <string>
+#include <utility>
+
+#include "varve/core/single_flight_cache.h"
+#include "varve/core/sync.h"
+#include "varve/objects/object_store.h"
+
+namespace varve::objects {
+namespace {
+
+/// Descriptors kept open: a cold random read is then one system call, not three.
+constexpr std::size_t kOpenFiles = 64;
+
+bool is_temporary(std::string_view path) { return os::leaf_of(path).starts_with(os::kTemporaryPrefix); }
+
+bool says(const Status& status, int code) { return !status && status.error().code == code; }
+
+std::string temporary_for(std::string_view name) {
+  const std::size_t slash = name.find('/');
+  if (slash == std::string_view::npos) return os::temporary_name();
+  return std::string(name.substr(0, slash + 1)) + os::temporary_name();
+}
+
+class DirectoryObjects final : public ObjectStore {
+ public:
+  explicit DirectoryObjects(os::Storage& storage) : storage_(storage), open_files_(kOpenFiles) {}
+
+  Result<PutOutcome> put_if_absent(std::string_view name, std::span<const std::byte> bytes) override {
+    VARVE_TRY(check(name));
+    const std::string_view folder = os::parent_of(name);
+    VARVE_TRY(settle(folder));
+    const std::string temporary = temporary_for(name);
+    Status linked = write_whole(temporary, bytes);
+    if (linked) linked = storage_.link(temporary, name);
+    // Best effort, for the object does not depend on it; after a failed write it gives back the space.
+    static_cast<void>(storage_.remove(temporary));
+    const bool exists = says(linked, EEXIST);
+    if (!linked && !exists) return tl::unexpected<Error>(std::move(linked).error());
+    // Also for one that exists: whoever made it may have been killed before this.
+    VARVE_TRY(storage_.sync_directory(folder));
+    return exists ? PutOutcome::exists : PutOutcome::created;
+  }
+
+  Result<std::size_t> read(std::string_view name, ByteOffset at, std::span<std::byte> out) override {
+    VARVE_TRY(check(name));
+    VARVE_TRY_ASSIGN(const auto file, open_files_.get(
+                                          std::string(name), [&] { return open(name); },
+                                          [](const os::File&) { return std::size_t{1}; }));
+    return file->read(at, out);
+  }
+
+  Result<ByteCount> size(std::string_view name) override {
+    VARVE_TRY(check(name));
+    VARVE_TRY_ASSIGN(const os::FileStatus status, storage_.status(name));
+    if (status.type != os::FileType::regular) return fail_damaged(std::string(name) + ": not a regular file");
+    return status.size;
+  }
+
+  Result<std::vector<std::string>> list(std::string_view folder) override {
+    return names_in(folder, os::FileType::regular);
+  }
+
+  Result<std::vector<std::string>> list_folders(std::string_view folder) override {
+    return names_in(folder, os::FileType::directory);
+  }
+
+  Status remove(std::string_view name) override {
+    VARVE_TRY(check(name));
+    Status removed = storage_.remove(name);
+    // After it, not before: a reader could have opened the file again in between, and the open file would keep the
+    // space. A load under way is not kept either.
+    open_files_.drop(std::string(name));
+    if (!removed && !says(removed, ENOENT)) return removed;
+    // Also when it is gone already: whoever removed it may have been killed before this.
+    Status synced = storage_.sync_directory(os::parent_of(name));
+    if (says(synced, ENOENT)) return {};
+    return synced;
+  }
+
+ private:
+  static Status check(std::string_view name) {
+    if (!os::valid_path(name) || is_temporary(name)) {
+      return fail_refused(EINVAL, "not a name for an object: " + std::string(name));
+    }
+    return {};
+  }
+
+  Result<std::shared_ptr<const os::File>> open(std::string_view name) {
+    VARVE_TRY_ASSIGN(auto file, storage_.open(name, {}));
+    return std::shared_ptr<const os::File>(std::move(file));
+  }
+
+  Status write_whole(const std::string& path, std::span<const std::byte> bytes) {
+    VARVE_TRY_ASSIGN(const auto file, storage_.open(path, {.write = true, .create = true, .exclusive = true}));
+    VARVE_TRY(file->write(ByteOffset{0}, bytes));
+    return file->sync_data();
+  }
+
+  /// Makes the folder and its parents durable, once in the life of this object: what is there may have been made by a
+  /// process that was killed before it could sync.
+  Status settle(std::string_view folder) VARVE_EXCLUDES(mutex_) {
+    {
+      MutexLock lock(mutex_);
+      if (settled_.contains(folder)) return {};
+    }
+    VARVE_TRY(os::make_directories_durably(storage_, folder));
+    MutexLock lock(mutex_);
+    settled_.emplace(folder);
+    return {};
+  }
+
+  Result<std::vector<std::string>> names_in(std::string_view folder, os::FileType type) {
+    auto entries = storage_.list(folder);
+    if (!entries && entries.error().code == ENOENT) return std::vector<std::string>{};
+    VARVE_TRY(entries);
+    std::vector<std::string> names;
+    for (os::DirectoryEntry& entry : *entries) {
+      if (entry.type == type && !is_temporary(entry.name)) names.push_back(std::move(entry.name));
+    }
+    return names;
+  }
+
+  os::Storage& storage_;
+  SingleFlightCache<std::string, os::File> open_files_;
+  Mutex mutex_;
+  /// Folders of packs and logs: some 60 bytes each, 256 and two a disk.
+  std::set<std::string, std::less<>> settled_ VARVE_GUARDED_BY(mutex_);
+};
+
+void keep_first_error(Status& first, Status next) {
+  if (first && !next) first = std::move(next);
+}
+
+Status remove_temporaries_in(os::Storage& storage, const std::string& folder,
+                             const std::vector<os::DirectoryEntry>& entries) {
+  Status first;
+  for (const os::DirectoryEntry& entry : entries) {
+    if (entry.type != os::FileType::regular || !is_temporary(entry.name)) continue;
+    keep_first_error(first, storage.remove(folder.empty() ? entry.name : folder + "/" + entry.name));
+  }
+  return first;
+}
+
+}  // namespace
+
+std::unique_ptr<ObjectStore> make_directory_objects(os::Storage& storage) {
+  return std::make_unique<DirectoryObjects>(storage);
+}
+
+Status remove_temporaries(os::Storage& storage) {
+  VARVE_TRY_ASSIGN(const auto root, storage.list(""));
+  Status first = remove_temporaries_in(storage, "", root);
+  for (const os::DirectoryEntry& entry : root) {
+    if (entry.type != os::FileType::directory) continue;
+    const auto inside = storage.list(entry.name);
+    if (inside) {
+      keep_first_error(first, remove_temporaries_in(storage, entry.name, *inside));
+    } else {
+      keep_first_error(first, tl::unexpected<Error>(inside.error()));
+    }
+  }
+  return first;
+}
+
+}  // namespace varve::objects
