@@ -162,6 +162,8 @@ class LiveDisk {
                                            const std::string& attributes);
   /// Oldest first.
   [[nodiscard]] std::vector<PendingInfo> pending() const;
+  /// The highest snapshot id ever frozen here, dropped ones included; 0 when none.
+  [[nodiscard]] SnapshotId high_water() const;
   [[nodiscard]] Result<std::size_t> read_pending(SnapshotId id, ByteOffset at, std::span<std::byte> out);
   [[nodiscard]] Result<ByteOffset> seek_pending(SnapshotId id, ByteOffset at, bool data);
   [[nodiscard]] Result<std::vector<CopyRun>> describe_pending(SnapshotId id, ChunkIndex first, ChunkCount count,

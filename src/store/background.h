@@ -1,0 +1,49 @@
+// What a store does by itself: commits as they are wanted, upkeep at its own pace. Two threads' worth of work, never a
+// FUSE worker's.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <thread>
+#include <unordered_set>
+#include <vector>
+
+#include "disk_entry.h"
+#include "varve/core/sync.h"
+#include "varve/core/thread_pool.h"
+
+namespace varve::store {
+
+class Background {
+ public:
+  /// `disks` is asked for every round of upkeep; `at_start` runs once, first, on the upkeep thread.
+  Background(Services& services, std::function<std::vector<std::shared_ptr<DiskEntry>>()> disks,
+             std::function<void()> at_start);
+  ~Background();  ///< stop()
+  void start();
+  /// Ends when the work under way has noticed services.stopping.
+  void stop() VARVE_EXCLUDES(mutex_);
+
+  /// A disk has something pending. Any thread, never waits.
+  void want_commit(DiskId id) VARVE_EXCLUDES(mutex_);
+
+ private:
+  void commit_loop() VARVE_EXCLUDES(mutex_);
+  void upkeep_loop() VARVE_EXCLUDES(mutex_);
+  [[nodiscard]] std::shared_ptr<DiskEntry> next_to_commit() VARVE_EXCLUDES(mutex_);
+  void commit_all_of(DiskEntry& disk) VARVE_EXCLUDES(mutex_);
+  [[nodiscard]] bool upkeep_round();
+
+  Services& services_;
+  const std::function<std::vector<std::shared_ptr<DiskEntry>>()> disks_;
+  const std::function<void()> at_start_;
+
+  Mutex mutex_;
+  CondVar changed_;
+  std::unordered_set<DiskId> wanted_ VARVE_GUARDED_BY(mutex_);
+  std::unordered_set<DiskId> running_ VARVE_GUARDED_BY(mutex_);
+  bool stopping_ VARVE_GUARDED_BY(mutex_) = false;
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace varve::store

@@ -1,0 +1,612 @@
+#include "disk_entry.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "attributes.h"
+#include "varve/catalog/names.h"
+#include "varve/core/log.h"
+
+namespace varve::store {
+namespace {
+
+using catalog::quoted;
+
+constexpr std::size_t kMaxOpenImages = 64;
+constexpr std::size_t kMovesPerSlice = 64;
+
+std::string live_directory(DiskId id) { return fmt::format("live/{:08}", id.value()); }
+
+tl::unexpected<Error> no_snapshot(std::string_view what) {
+  return fail(ENOENT, ErrorKind::absent, fmt::format("there is no snapshot {}", what));
+}
+
+}  // namespace
+
+DiskEntry::DiskEntry(Services& services, std::unique_ptr<catalog::DiskLog> log, std::function<void()> commit_wanted)
+    : services_(services),
+      id_(log->state()->id),
+      log_(std::move(log)),
+      commit_wanted_(std::move(commit_wanted)),
+      uses_(std::make_shared<ImageUses>()) {}
+
+DiskEntry::~DiskEntry() = default;
+
+Result<std::shared_ptr<DiskEntry>> DiskEntry::open(Services& services, std::unique_ptr<catalog::DiskLog> log,
+                                                   const disk::LiveDiskOptions& options,
+                                                   std::function<void()> commit_wanted) {
+  std::shared_ptr<DiskEntry> entry(new DiskEntry(services, std::move(log), std::move(commit_wanted)));
+  auto live = disk::LiveDisk::open(*services.storage, *services.maps, live_directory(entry->id_), entry->id_,
+                                   services.chunks->geometry(), *services.base, options);
+  if (!live) return tl::unexpected(live.error().in("disk " + quoted(entry->log_->state()->name)));
+  entry->live_ = std::move(*live);
+  VARVE_TRY(entry->settle_pending());
+  entry->registration_ = services.registry.add(*entry);
+  return entry;
+}
+
+/// Rules 4 and 5: what the log has is complete, whatever the journal still says. A pending snapshot at or below the
+/// high-water mark that the log has not was deleted; it does not return from the dead.
+Status DiskEntry::settle_pending() {
+  MutexLock lock(operations_);
+  for (const auto& pending : live_->pending()) {
+    const auto state = log_->state();
+    const auto found = state->snapshots.find(pending.id);
+    if (found != state->snapshots.end()) {
+      VARVE_TRY(log_->confirm());
+      VARVE_TRY(live_->committed(pending.id, chunks::to_opaque(found->second->root)));
+    } else if (pending.id <= state->high_water) {
+      VARVE_TRY(log_->confirm());
+      VARVE_TRY(live_->drop_pending(pending.id));
+    }
+  }
+  const auto state = log_->state();
+  next_id_ = SnapshotId{std::max(state->high_water.value(), live_->high_water().value()) + 1};
+
+  Time newest = state->created;
+  MutexLock names(names_mutex_);
+  for (const auto& [id, entry] : state->snapshots) {
+    names_.emplace(entry->name, id);
+    newest = std::max(newest, entry->time);
+  }
+  for (const auto& pending : live_->pending()) {
+    names_.emplace(pending.name, pending.id);
+    newest = std::max(newest, pending.time);
+  }
+  modified_ = newest.nanoseconds;
+  return {};
+}
+
+std::string DiskEntry::name() const { return log_->state()->name; }
+Time DiskEntry::created() const { return log_->state()->created; }
+Time DiskEntry::modified() const { return Time{modified_.load()}; }
+void DiskEntry::touch() { modified_ = now().nanoseconds; }
+
+Status DiskEntry::refuse_if_removed() const {
+  if (removed_) return fail(ENOENT, ErrorKind::absent, fmt::format("disk {} was removed", quoted(name())));
+  return {};
+}
+
+// --- attributes ---
+
+Attributes DiskEntry::directory_attributes() const { return log_->state()->directory; }
+Attributes DiskEntry::image_attributes() const { return log_->state()->live_image; }
+
+Status DiskEntry::change_directory_attributes(const std::function<Status(Attributes&)>& change) {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  const auto state = log_->state();
+  Attributes changed = state->directory;
+  VARVE_TRY(change(changed));
+  if (changed == state->directory) return {};
+  return log_->append_disk_attributes(changed, state->live_image);
+}
+
+Status DiskEntry::change_image_attributes(const std::function<Status(Attributes&)>& change) {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  const auto state = log_->state();
+  Attributes changed = state->live_image;
+  VARVE_TRY(change(changed));
+  if (changed == state->live_image) return {};
+  return log_->append_disk_attributes(state->directory, changed);
+}
+
+Status DiskEntry::change_snapshot_attributes(SnapshotId id, const std::function<Status(Attributes&)>& change) {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  const auto state = log_->state();
+  if (const auto it = state->snapshots.find(id); it != state->snapshots.end()) {
+    Attributes changed = it->second->directory;
+    VARVE_TRY(change(changed));
+    return log_->append_snapshot_attributes(id, changed, it->second->image);
+  }
+  const auto pending = find_pending(id);
+  if (!pending) return no_snapshot(fmt::format("number {}", id.value()));
+  VARVE_TRY_ASSIGN(auto attributes, decode_pending_attributes(pending->attributes));
+  VARVE_TRY(change(attributes.directory));
+  return live_->update_pending(id, pending->name, encode(attributes));
+}
+
+// --- live image ---
+
+Status DiskEntry::create_image(const Attributes& attributes) {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  if (live_->exists()) {
+    return fail_refused(EEXIST, fmt::format("disk {} has a live image already", quoted(name())));
+  }
+  VARVE_TRY(log_->append_disk_attributes(log_->state()->directory, attributes));
+  VARVE_TRY(live_->create_image());
+  touch();
+  return {};
+}
+
+Status DiskEntry::remove_image() {
+  (void)uses_->wait_live_closed(kLateReleaseWait);
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  if (!uses_->wait_live_closed(std::chrono::milliseconds{0})) {
+    return fail_refused(EBUSY, fmt::format("the live image of {} is in use; close it first (a loop device: losetup -d)",
+                                           quoted(name())));
+  }
+  VARVE_TRY(live_->remove_image());
+  touch();
+  return {};
+}
+
+Status DiskEntry::resize_image(ByteCount size, const ImageUse* own_use) {
+  VARVE_TRY(refuse_if_removed());
+  if (size < live_->info().size && !uses_->wait_writers(own_use != nullptr ? 1 : 0, kLateReleaseWait)) {
+    return fail_refused(EBUSY, fmt::format("the live image of {} is open for writing elsewhere; it may grow meanwhile "
+                                           "but not shrink",
+                                           quoted(name())));
+  }
+  return live_->resize(size);
+}
+
+Result<ImageUse> DiskEntry::use_image(bool for_writing) {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  if (!live_->exists()) {
+    return fail(ENOENT, ErrorKind::absent, fmt::format("disk {} has no live image", quoted(name())));
+  }
+  return uses_->use_live(for_writing);
+}
+
+Status DiskEntry::replace_image(const catalog::SnapshotEntry& snapshot) {
+  (void)uses_->wait_writers(0, kLateReleaseWait);
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  if (!uses_->wait_writers(0, std::chrono::milliseconds{0})) {
+    return fail_refused(EBUSY, fmt::format("the live image of {} is open for writing; stop what uses it first",
+                                           quoted(name())));
+  }
+  if (!live_->exists()) VARVE_TRY(log_->append_disk_attributes(log_->state()->directory, snapshot.image));
+  VARVE_TRY(live_->replace(snapshot.size, chunks::to_opaque(snapshot.root)));
+  touch();
+  return {};
+}
+
+// --- snapshots: looking ---
+
+SnapshotInfo DiskEntry::describe(const catalog::SnapshotEntry& entry) {
+  SnapshotInfo info;
+  info.id = entry.id;
+  info.parent = entry.parent;
+  info.name = entry.name;
+  info.state = SnapshotStateKind::complete;
+  info.percent = 100;
+  info.time = entry.time;
+  info.image_modified = entry.image_modified;
+  info.size = entry.size;
+  info.incarnation = entry.incarnation;
+  info.changed_bytes = entry.changed_bytes;
+  info.stored_bytes = entry.stored_bytes;
+  info.directory = entry.directory;
+  info.image = entry.image;
+  return info;
+}
+
+SnapshotInfo DiskEntry::describe(const disk::PendingInfo& pending) const {
+  SnapshotInfo info;
+  info.id = pending.id;
+  info.parent = pending.parent;
+  info.name = pending.name;
+  info.state = SnapshotStateKind::pending;
+  info.time = pending.time;
+  info.image_modified = pending.image_modified;
+  info.size = pending.size;
+  info.incarnation = pending.incarnation;
+  info.changed_bytes = pending.changed_blocks * kBlockSize;
+  if (auto attributes = decode_pending_attributes(pending.attributes)) {
+    info.directory = std::move(attributes->directory);
+    info.image = std::move(attributes->image);
+  }
+  MutexLock lock(commit_mutex_);
+  if (committing_ == pending.id) {
+    const auto total = progress_.chunks_total.load();
+    const auto done = std::min(progress_.chunks_done.load(), total);
+    // Never 100 while pending: the log record is still to come.
+    info.percent = total == 0 ? 0 : static_cast<unsigned>(done * 99 / total);
+  }
+  return info;
+}
+
+std::optional<disk::PendingInfo> DiskEntry::find_pending(SnapshotId id) const {
+  for (auto& pending : live_->pending()) {
+    if (pending.id == id) return pending;
+  }
+  return std::nullopt;
+}
+
+std::vector<SnapshotInfo> DiskEntry::snapshots() const {
+  // Pending first (invariant 1): one that moves between the two looks is seen twice, never not at all.
+  const auto pending = live_->pending();
+  const auto state = log_->state();
+  std::vector<SnapshotInfo> all;
+  all.reserve(state->snapshots.size() + pending.size());
+  for (const auto& [id, entry] : state->snapshots) all.push_back(describe(*entry));
+  for (const auto& one : pending) {
+    if (one.id > state->high_water) all.push_back(describe(one));
+  }
+  return all;
+}
+
+Result<SnapshotInfo> DiskEntry::find_snapshot(std::string_view name) const {
+  SnapshotId id;
+  {
+    MutexLock lock(names_mutex_);
+    const auto it = names_.find(name);
+    if (it == names_.end()) return no_snapshot(fmt::format("{} of {}", quoted(name), quoted(this->name())));
+    id = it->second;
+  }
+  return snapshot(id);
+}
+
+Result<SnapshotInfo> DiskEntry::snapshot(SnapshotId id) const {
+  const auto pending = find_pending(id);
+  const auto state = log_->state();
+  if (const auto it = state->snapshots.find(id); it != state->snapshots.end()) return describe(*it->second);
+  if (pending) return describe(*pending);
+  return no_snapshot(fmt::format("number {} of {}", id.value(), quoted(name())));
+}
+
+Result<std::shared_ptr<const catalog::SnapshotEntry>> DiskEntry::complete(SnapshotId id) const {
+  const bool is_pending = find_pending(id).has_value();
+  const auto state = log_->state();
+  if (const auto it = state->snapshots.find(id); it != state->snapshots.end()) return it->second;
+  if (is_pending) {
+    return fail(EAGAIN, ErrorKind::refused, fmt::format("snapshot {} of {} is not complete yet", id.value(),
+                                                        quoted(name())));
+  }
+  return no_snapshot(fmt::format("number {} of {}", id.value(), quoted(name())));
+}
+
+// --- snapshots: changing ---
+
+SnapshotId DiskEntry::parent_of_next() const {
+  const auto incarnation = live_->info().incarnation;
+  const auto pending = live_->pending();
+  if (!pending.empty() && pending.back().incarnation == incarnation) return pending.back().id;
+  const auto state = log_->state();
+  for (auto it = state->snapshots.rbegin(); it != state->snapshots.rend(); ++it) {
+    if (it->second->incarnation == incarnation) return it->first;
+  }
+  return SnapshotId{0};
+}
+
+Result<SnapshotInfo> DiskEntry::take_snapshot(const std::string& name, const Attributes& directory) {
+  VARVE_TRY(catalog::validate_name(name, catalog::NameKind::snapshot));
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  {
+    MutexLock names(names_mutex_);
+    if (names_.contains(name)) {
+      return fail_refused(EEXIST, fmt::format("disk {} has a snapshot {} already", quoted(this->name()), quoted(name)));
+    }
+  }
+  if (!live_->exists()) {
+    return fail(ENODATA, ErrorKind::absent,
+                fmt::format("disk {} has no live image to take a snapshot of; create its disk.img first",
+                            quoted(this->name())));
+  }
+  const SnapshotId id = next_id_;
+  const std::string attributes = encode({directory, log_->state()->live_image});
+  // Used up even if the freeze fails: the journal may have seen it.
+  next_id_ = SnapshotId{id.value() + 1};
+  auto pending = live_->freeze(id, parent_of_next(), name, attributes);
+  if (!pending) return tl::unexpected(std::move(pending).error());
+  {
+    MutexLock names(names_mutex_);
+    names_.emplace(name, id);
+  }
+  touch();
+  commit_wanted_();
+  return describe(*pending);
+}
+
+/// After this returns no commit of `id` runs, and none starts until the caller takes it off doomed_.
+void DiskEntry::doom(SnapshotId id) {
+  MutexLock lock(commit_mutex_);
+  doomed_.insert(id);
+  if (committing_ == id) cancel_ = true;
+  while (committing_ == id) commit_ended_.wait(commit_mutex_);
+}
+
+void DiskEntry::spare(SnapshotId id) {
+  {
+    MutexLock lock(commit_mutex_);
+    doomed_.erase(id);
+  }
+  if (!live_->pending().empty()) commit_wanted_();
+}
+
+Status DiskEntry::remove_snapshot(SnapshotId id) {
+  VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
+  if (!uses_->wait_snapshot_closed(id, kLateReleaseWait)) {
+    return fail_refused(EBUSY, fmt::format("the image of snapshot {} of {} is open; close or unmount it first",
+                                           quoted(info.name), quoted(name())));
+  }
+  doom(id);
+  auto removed = remove_closed_snapshot(id);
+  spare(id);
+  return removed;
+}
+
+Status DiskEntry::remove_closed_snapshot(SnapshotId id) {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
+  if (uses_->snapshot_is_open(id)) {
+    return fail_refused(EBUSY, fmt::format("the image of snapshot {} of {} is open; close or unmount it first",
+                                           quoted(info.name), quoted(name())));
+  }
+  if (info.state == SnapshotStateKind::complete) {
+    // Logged but not yet let go by the live side: its root must be P before the log forgets it (rule 4).
+    if (find_pending(id)) VARVE_TRY(settle_one(id));
+    VARVE_TRY(log_->append_deleted(id));
+  } else {
+    VARVE_TRY(live_->drop_pending(id));
+  }
+  {
+    MutexLock names(names_mutex_);
+    names_.erase(info.name);
+  }
+  {
+    MutexLock images(images_mutex_);
+    images_.erase(id);
+  }
+  touch();
+  return {};
+}
+
+Status DiskEntry::settle_one(SnapshotId id) {
+  const auto state = log_->state();
+  const auto it = state->snapshots.find(id);
+  if (it == state->snapshots.end()) return {};
+  return live_->committed(id, chunks::to_opaque(it->second->root));
+}
+
+Status DiskEntry::rename_snapshot(SnapshotId id, const std::string& name) {
+  VARVE_TRY(catalog::validate_name(name, catalog::NameKind::snapshot));
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
+  if (info.name == name) return {};
+  {
+    MutexLock names(names_mutex_);
+    if (names_.contains(name)) {
+      return fail_refused(EEXIST, fmt::format("disk {} has a snapshot {} already", quoted(this->name()), quoted(name)));
+    }
+  }
+  if (info.state == SnapshotStateKind::complete) {
+    VARVE_TRY(log_->append_snapshot_renamed(id, name));
+  } else {
+    const auto pending = find_pending(id);
+    if (!pending) return no_snapshot(quoted(info.name));
+    VARVE_TRY(live_->update_pending(id, name, pending->attributes));
+  }
+  MutexLock names(names_mutex_);
+  names_.erase(info.name);
+  names_.emplace(name, id);
+  touch();
+  return {};
+}
+
+Result<ImageUse> DiskEntry::use_snapshot(SnapshotId id) {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
+  return uses_->use_snapshot(info.id);
+}
+
+// --- snapshots: reading ---
+
+Result<std::shared_ptr<snapshot::SnapshotImage>> DiskEntry::image_of(SnapshotId id) {
+  {
+    MutexLock lock(images_mutex_);
+    if (const auto it = images_.find(id); it != images_.end()) return it->second;
+  }
+  VARVE_TRY_ASSIGN(const auto entry, complete(id));
+  auto image = std::make_shared<snapshot::SnapshotImage>(*services_.chunks, entry->root, entry->size,
+                                                         *services_.prefetchers);
+  MutexLock lock(images_mutex_);
+  if (images_.size() >= kMaxOpenImages) images_.erase(images_.begin());
+  return images_.emplace(id, std::move(image)).first->second;
+}
+
+tl::unexpected<Error> DiskEntry::log_damage(SnapshotId id, ByteOffset at, Error error) const {
+  if (error.code == EIO) {
+    const auto info = snapshot(id);
+    log::error("disk {}, snapshot {}, offset {}: {}", quoted(name()), info ? quoted(info->name) : "?", at.value(),
+               error.message);
+  }
+  return tl::unexpected(std::move(error));
+}
+
+Result<std::size_t> DiskEntry::read_snapshot(SnapshotId id, ByteOffset at, std::span<std::byte> out) {
+  return on_snapshot<std::size_t>(
+      id, at, [&](snapshot::SnapshotImage& image) { return image.read(at, out); },
+      [&] { return live_->read_pending(id, at, out); });
+}
+
+Result<ByteOffset> DiskEntry::seek_snapshot(SnapshotId id, ByteOffset at, bool data) {
+  return on_snapshot<ByteOffset>(
+      id, at, [&](snapshot::SnapshotImage& image) { return image.seek(at, data); },
+      [&] { return live_->seek_pending(id, at, data); });
+}
+
+bool DiskEntry::snapshot_cached(SnapshotId id, ByteOffset at, ByteCount count) {
+  std::shared_ptr<snapshot::SnapshotImage> image;
+  {
+    MutexLock lock(images_mutex_);
+    const auto it = images_.find(id);
+    if (it == images_.end()) return false;
+    image = it->second;
+  }
+  return image->cached(at, count);
+}
+
+template <class T, class FromImage, class FromPending>
+Result<T> DiskEntry::on_snapshot(SnapshotId id, ByteOffset at, FromImage from_image, FromPending from_pending) {
+  // A snapshot may become complete between the two looks; it never goes the other way.
+  for (int attempt = 0;; ++attempt) {
+    auto image = image_of(id);
+    if (image) {
+      Result<T> done = from_image(**image);
+      return done ? std::move(done) : Result<T>(log_damage(id, at, std::move(done).error()));
+    }
+    if (image.error().code != EAGAIN) return tl::unexpected(std::move(image).error());
+    Result<T> done = from_pending();
+    if (done) return done;
+    if (done.error().code != ENOENT || attempt > 0) return log_damage(id, at, std::move(done).error());
+  }
+}
+
+// --- commit ---
+
+Result<bool> DiskEntry::commit_one() {
+  const auto pending = live_->pending();
+  if (pending.empty() || removed_) return false;
+  const disk::PendingInfo& oldest = pending.front();
+  {
+    MutexLock lock(commit_mutex_);
+    if (doomed_.contains(oldest.id) || committing_ != SnapshotId{0}) return false;
+    committing_ = oldest.id;
+    cancel_ = false;
+    progress_.chunks_done = 0;
+    progress_.chunks_total = 0;
+  }
+  chunks::RootRegistry::Hold hold(services_.registry);
+  auto committed = snapshot::commit_oldest(*live_, oldest, *services_.chunks, hold, *services_.encoders, progress_,
+                                           [this] { return cancel_ || services_.stopping; });
+  Status done;
+  if (committed) {
+    done = hand_over(oldest, *committed);
+  } else {
+    done = tl::unexpected(std::move(committed).error());
+  }
+  {
+    MutexLock lock(commit_mutex_);
+    committing_ = SnapshotId{0};
+  }
+  commit_ended_.notify_all();
+  if (!done) return tl::unexpected(std::move(done).error());
+  return true;
+}
+
+/// The durable order's last steps: log record, then the live side makes its root P and lets go of the pins.
+Status DiskEntry::hand_over(const disk::PendingInfo& frozen, const snapshot::Committed& committed) {
+  MutexLock lock(operations_);
+  const auto pending = find_pending(frozen.id);
+  if (!pending) return {};
+  if (!log_->state()->snapshots.contains(frozen.id)) {
+    VARVE_TRY_ASSIGN(auto attributes, decode_pending_attributes(pending->attributes));
+    catalog::SnapshotEntry entry;
+    entry.id = pending->id;
+    entry.parent = pending->parent;
+    entry.name = pending->name;
+    entry.time = pending->time;
+    entry.image_modified = pending->image_modified;
+    entry.size = pending->size;
+    entry.incarnation = pending->incarnation;
+    entry.root = committed.root;
+    entry.changed_bytes = committed.changed_bytes;
+    entry.stored_bytes = committed.stored_bytes;
+    entry.directory = std::move(attributes.directory);
+    entry.image = std::move(attributes.image);
+    VARVE_TRY(log_->append_snapshot(entry));
+  }
+  if (committed.damaged_chunks > 0) {
+    log::error("disk {}, snapshot {}: {} chunks could not be read from the live image and are committed as damaged",
+               quoted(name()), quoted(pending->name), committed.damaged_chunks);
+  }
+  return settle_one(frozen.id);
+}
+
+// --- roots, upkeep, the end ---
+
+void DiskEntry::visit_roots(const std::function<void(const chunks::MaybeRef&)>& visit) {
+  std::vector<OpaqueRoot> live_roots;
+  std::shared_ptr<const catalog::DiskState> state;
+  {
+    // One instant: no snapshot moves between the two while operations_ is held. A splice may, but it holds its root.
+    MutexLock lock(operations_);
+    live_roots = live_->roots();
+    state = log_->state();
+  }
+  for (const auto& root : live_roots) visit(chunks::from_opaque(root));
+  for (const auto& [id, entry] : state->snapshots) visit(entry->root);
+}
+
+Result<bool> DiskEntry::upkeep() {
+  if (removed_) return false;
+  VARVE_TRY_ASSIGN(const std::size_t moved, live_->move_home(kMovesPerSlice));
+  VARVE_TRY(live_->tidy());
+  VARVE_TRY(log_->checkpoint_if_due());
+  return moved > 0;
+}
+
+Status DiskEntry::rename(const std::string& name) {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  return log_->append_disk_renamed(name);
+}
+
+Status DiskEntry::remove() {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  if (live_->exists() || !snapshots().empty()) {
+    return fail_refused(ENOTEMPTY, fmt::format("disk {} still has a live image or snapshots; remove those first",
+                                               quoted(name())));
+  }
+  VARVE_TRY(log_->append_removed());
+  removed_ = true;
+  // The log is the truth from here on; what is left of the files is swept at the next mount if this fails.
+  if (auto closed = live_->close(); !closed) log::warning("disk {}: {}", quoted(name()), closed.error().message);
+  if (auto swept = remove_live_files(*services_.storage, id_); !swept) {
+    log::warning("disk {}: {}; the next mount removes what is left", quoted(name()), swept.error().message);
+  }
+  return {};
+}
+
+Status DiskEntry::close() {
+  if (removed_) return {};
+  auto closed = live_->close();
+  return closed ? Status{} : Status(tl::unexpected(closed.error().in("disk " + quoted(name()))));
+}
+
+Status remove_live_files(os::Storage& storage, DiskId id) {
+  const std::string directory = live_directory(id);
+  auto entries = storage.list(directory);
+  if (!entries) return entries.error().code == ENOENT ? Status{} : Status(tl::unexpected(std::move(entries).error()));
+  for (const auto& entry : *entries) VARVE_TRY(storage.remove(directory + "/" + entry.name));
+  VARVE_TRY(storage.remove_directory(directory));
+  return storage.sync_directory("live");
+}
+
+}  // namespace varve::store

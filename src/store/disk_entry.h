@@ -1,0 +1,135 @@
+// A disk of an open store: its log (what is complete), its live side (what is pending), and the steps that move a
+// snapshot from one to the other.
+//
+// Invariants
+//  1. A snapshot is in the log, or pending in the journal, or for a moment both; never, once acknowledged, in neither
+//     until it is deleted. Whoever lists both reads pending first and the log after, and prefers the log.
+//  2. operations_ serialises everything that changes the set of snapshots or the existence of the image, the hand-over
+//     of a commit included; the long part of a commit runs without it.
+//  3. names_ has exactly one entry for each snapshot, whatever its state.
+//  4. Lock order: operations_, then names_mutex_ or images_mutex_; no lock is held while anyone waits for a RELEASE.
+#pragma once
+
+#include <atomic>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+
+#include "image_uses.h"
+#include "services.h"
+#include "varve/catalog/disk_log.h"
+#include "varve/chunks/root_registry.h"
+#include "varve/snapshot/commit.h"
+#include "varve/store/disk.h"
+
+namespace varve::store {
+
+class DiskEntry final : public Disk, public chunks::RootOwner {
+ public:
+  /// Opens the live side and finishes what a crash interrupted: a snapshot that the log has is no longer pending
+  /// (rules 4 and 5).
+  [[nodiscard]] static Result<std::shared_ptr<DiskEntry>> open(Services& services, std::unique_ptr<catalog::DiskLog> log,
+                                                               const disk::LiveDiskOptions& options,
+                                                               std::function<void()> commit_wanted);
+  ~DiskEntry() override;
+
+  DiskId id() const override { return id_; }
+  std::string name() const override;
+  Time created() const override;
+  Time modified() const override;
+  Attributes directory_attributes() const override;
+  Attributes image_attributes() const override;
+  Status change_directory_attributes(const std::function<Status(Attributes&)>& change) override;
+  Status change_image_attributes(const std::function<Status(Attributes&)>& change) override;
+
+  disk::LiveDisk& live() override { return *live_; }
+  Status create_image(const Attributes& attributes) override;
+  Status remove_image() override;
+  Status resize_image(ByteCount size, const ImageUse* own_use) override;
+  Result<ImageUse> use_image(bool for_writing) override;
+
+  std::vector<SnapshotInfo> snapshots() const override;
+  Result<SnapshotInfo> find_snapshot(std::string_view name) const override;
+  Result<SnapshotInfo> snapshot(SnapshotId id) const override;
+  Result<SnapshotInfo> take_snapshot(const std::string& name, const Attributes& directory) override;
+  Status remove_snapshot(SnapshotId id) override;
+  Status rename_snapshot(SnapshotId id, const std::string& name) override;
+  Status change_snapshot_attributes(SnapshotId id, const std::function<Status(Attributes&)>& change) override;
+  Result<ImageUse> use_snapshot(SnapshotId id) override;
+  Result<std::size_t> read_snapshot(SnapshotId id, ByteOffset at, std::span<std::byte> out) override;
+  Result<ByteOffset> seek_snapshot(SnapshotId id, ByteOffset at, bool data) override;
+  bool snapshot_cached(SnapshotId id, ByteOffset at, ByteCount count) override;
+
+  void visit_roots(const std::function<void(const chunks::MaybeRef&)>& visit) override;
+
+  // --- for the store ---
+  /// The root of a complete snapshot; EAGAIN while it is pending, ENOENT when there is none.
+  [[nodiscard]] Result<std::shared_ptr<const catalog::SnapshotEntry>> complete(SnapshotId id) const;
+  /// The live image becomes `root`; `root` is held by the caller. EBUSY while it is open for writing.
+  [[nodiscard]] Status replace_image(const catalog::SnapshotEntry& snapshot);
+  [[nodiscard]] Status rename(const std::string& name);
+  /// ENOTEMPTY; on success the disk is gone: its files are removed and every later operation fails with ENOENT.
+  [[nodiscard]] Status remove();
+  /// Commits the oldest pending snapshot; false when there was none. ECANCELED when told to stop.
+  [[nodiscard]] Result<bool> commit_one();
+  /// A slice of upkeep: moves home, tidies, checkpoints. True when there is more to do now.
+  [[nodiscard]] Result<bool> upkeep();
+  [[nodiscard]] Status close();
+  [[nodiscard]] const catalog::DiskLog& log() const { return *log_; }
+
+ private:
+  DiskEntry(Services& services, std::unique_ptr<catalog::DiskLog> log, std::function<void()> commit_wanted);
+
+  [[nodiscard]] Status settle_pending();
+  [[nodiscard]] Status refuse_if_removed() const;
+  [[nodiscard]] SnapshotInfo describe(const disk::PendingInfo& pending) const;
+  [[nodiscard]] static SnapshotInfo describe(const catalog::SnapshotEntry& entry);
+  [[nodiscard]] SnapshotId parent_of_next() const VARVE_REQUIRES(operations_);
+  [[nodiscard]] Status hand_over(const disk::PendingInfo& frozen, const snapshot::Committed& committed);
+  [[nodiscard]] Result<std::shared_ptr<snapshot::SnapshotImage>> image_of(SnapshotId id);
+  [[nodiscard]] std::optional<disk::PendingInfo> find_pending(SnapshotId id) const;
+  [[nodiscard]] Status remove_closed_snapshot(SnapshotId id);
+  [[nodiscard]] Status settle_one(SnapshotId id) VARVE_REQUIRES(operations_);
+  void doom(SnapshotId id);
+  void spare(SnapshotId id);
+  /// Does it on the complete image, or on the pending one while it is pending.
+  template <class T, class FromImage, class FromPending>
+  [[nodiscard]] Result<T> on_snapshot(SnapshotId id, ByteOffset at, FromImage from_image, FromPending from_pending);
+  void touch();
+  [[nodiscard]] tl::unexpected<Error> log_damage(SnapshotId id, ByteOffset at, Error error) const;
+
+  Services& services_;
+  const DiskId id_;
+  const std::unique_ptr<catalog::DiskLog> log_;
+  std::unique_ptr<disk::LiveDisk> live_;
+  const std::function<void()> commit_wanted_;
+  const std::shared_ptr<ImageUses> uses_;
+  std::atomic<bool> removed_{false};
+  std::atomic<std::int64_t> modified_;
+
+  mutable Mutex operations_;
+  SnapshotId next_id_ VARVE_GUARDED_BY(operations_);
+
+  mutable Mutex names_mutex_;
+  std::map<std::string, SnapshotId, std::less<>> names_ VARVE_GUARDED_BY(names_mutex_);
+
+  /// Readers of complete snapshots share what they learned of the map; at most kMaxOpenImages are remembered.
+  Mutex images_mutex_;
+  std::map<SnapshotId, std::shared_ptr<snapshot::SnapshotImage>> images_ VARVE_GUARDED_BY(images_mutex_);
+
+  /// The commit under way. `committing_` names its snapshot; cancelling waits until it is 0 or another.
+  mutable Mutex commit_mutex_;
+  CondVar commit_ended_;
+  SnapshotId committing_ VARVE_GUARDED_BY(commit_mutex_);
+  std::set<SnapshotId> doomed_ VARVE_GUARDED_BY(commit_mutex_);  ///< being deleted: no commit of them may run
+  std::atomic<bool> cancel_{false};
+  snapshot::CommitProgress progress_;
+
+  chunks::RootRegistry::Registration registration_;
+};
+
+/// Removes live/ID of a disk whose log says it is removed.
+[[nodiscard]] Status remove_live_files(os::Storage& storage, DiskId id);
+
+}  // namespace varve::store

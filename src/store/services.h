@@ -1,0 +1,35 @@
+// What every disk of a store shares: the record store, the pools, and the wish to stop.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "varve/chunks/chunk_store.h"
+#include "varve/core/thread_pool.h"
+#include "varve/objects/object_store.h"
+#include "varve/os/storage.h"
+#include "varve/snapshot/image.h"
+
+namespace varve::store {
+
+/// Threads that compress for commits, and that read ahead for snapshot images.
+inline constexpr std::size_t kEncoderThreads = 2;
+inline constexpr std::size_t kPrefetchThreads = 4;
+inline constexpr std::size_t kMaxQueuedPrefetches = 256;
+
+/// The layers below, in the order in which they stand on each other. Assembled once, in Store::open().
+struct Services {
+  std::unique_ptr<os::Storage> storage;
+  std::unique_ptr<os::VolatileStorage> maps;
+  std::unique_ptr<chunks::Locator> locator;
+  std::unique_ptr<objects::ObjectStore> objects;
+  chunks::RootRegistry registry;
+  std::unique_ptr<chunks::ChunkStore> chunks;
+  std::unique_ptr<snapshot::MapSource> base;
+  std::unique_ptr<ThreadPool> encoders;
+  std::unique_ptr<ThreadPool> prefetchers;
+  std::atomic<bool> stopping{false};
+};
+
+}  // namespace varve::store

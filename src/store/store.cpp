@@ -1,0 +1,606 @@
+#include "varve/store/store.h"
+
+#include <fmt/format.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <boost/filesystem.hpp>
+#include <nlohmann/json.hpp>
+#include <random>
+#include <unordered_map>
+#include <utility>
+
+#include "background.h"
+#include "copy.h"
+#include "disk_entry.h"
+#include "report.h"
+#include "services.h"
+#include "settings.h"
+#include "varve/catalog/names.h"
+#include "varve/core/log.h"
+
+namespace varve::store {
+namespace {
+
+using catalog::quoted;
+
+constexpr std::string_view kLockFile = "lock";
+constexpr std::string_view kLocatorDirectory = "locator";
+constexpr std::size_t kMaxLockText = 4096;
+/// Disks are opened side by side: each costs a few dozen reads, mostly waiting.
+constexpr std::size_t kOpenThreads = 8;
+/// A clone or restore of a snapshot that is still pending waits this long for its commit.
+constexpr std::chrono::minutes kCompletionWait{10};
+constexpr std::chrono::milliseconds kPollInterval{5};
+
+std::string random_id() {
+  std::random_device source;
+  std::string id;
+  while (id.size() < 32) id += fmt::format("{:08x}", static_cast<std::uint32_t>(source()));
+  return id;
+}
+
+/// What an interrupted init may have left, and nothing else, can be initialised.
+bool is_init_residue(const std::vector<os::DirectoryEntry>& entries) {
+  return std::all_of(entries.begin(), entries.end(), [](const os::DirectoryEntry& entry) {
+    return entry.name == "packs" || entry.name == "disks" || entry.name == "live" || entry.name.starts_with(".tmp-");
+  });
+}
+
+/// Takes the lock, or says who has it.
+Result<std::unique_ptr<os::File>> lock_store(os::Storage& storage, const std::string& purpose) {
+  VARVE_TRY_ASSIGN(auto file, storage.open(kLockFile, {.write = true, .create = true}));
+  VARVE_TRY_ASSIGN(const bool locked, file->try_lock());
+  if (!locked) {
+    std::string holder(kMaxLockText, '\0');
+    const auto got = file->read(ByteOffset{0}, std::as_writable_bytes(std::span(holder)));
+    holder.resize(got ? *got : 0);
+    return fail_refused(EBUSY, fmt::format("the store is in use{}{}; unmount it or wait until that is done",
+                                           holder.empty() ? "" : ": ", holder));
+  }
+  const std::string text = purpose.substr(0, kMaxLockText);
+  VARVE_TRY(file->resize(ByteCount{0}));
+  VARVE_TRY(file->write(ByteOffset{0}, std::as_bytes(std::span(text))));
+  return file;
+}
+
+class OpenStore final : public Store {
+ public:
+  OpenStore(Environment environment, std::unique_ptr<os::File> lock, StoredSettings stored, OpenOptions options)
+      : lock_(std::move(lock)), settings_(std::move(stored.settings)), options_(std::move(options)),
+        root_attributes_(std::move(stored.root)), root_modified_(settings_.created) {
+    assemble(std::move(environment));
+  }
+
+  ~OpenStore() override { background_.reset(); }
+
+  Status recover();
+  void start_background();
+  Status close() override;
+
+  const StoreSettings& settings() const override { return settings_; }
+  std::vector<std::string> damaged_disks() const override { return damaged_; }
+  void set_observer(Observer* observer) override;
+
+  std::vector<std::shared_ptr<Disk>> disks() const override;
+  Result<std::shared_ptr<Disk>> find_disk(std::string_view name) const override;
+  Result<std::shared_ptr<Disk>> disk(DiskId id) const override;
+  Result<std::shared_ptr<Disk>> create_disk(const std::string& name, const Attributes& directory) override;
+  Status remove_disk(DiskId id) override;
+  Status rename_disk(DiskId id, const std::string& name) override;
+  Time root_modified() const override;
+  Attributes root_attributes() const override;
+  Status change_root_attributes(const std::function<Status(Attributes&)>& change) override;
+
+  Result<ByteCount> copy_range(const ImageName& from, ByteOffset from_at, const std::shared_ptr<Disk>& to,
+                               ByteOffset to_at, ByteCount count) override;
+  Status restore(const std::shared_ptr<Disk>& from, SnapshotId snapshot, const std::shared_ptr<Disk>& to) override;
+  Result<std::shared_ptr<Disk>> clone(const ImageName& from, const std::string& name,
+                                      const Attributes& directory) override;
+
+  Result<os::Capacity> capacity() const override { return services_.storage->capacity(); }
+  nlohmann::json status() const override { return report_status(*this, services_); }
+  std::string metrics() const override { return report_metrics(*this, services_); }
+  nlohmann::json describe(const ImageName& image) const override { return report_image(image); }
+
+  Result<CheckReport> check(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                            const std::function<bool()>& stop) override;
+  Result<snapshot::Collected> collect(const std::function<bool()>& stop) override;
+
+  bool wait_until_quiet(std::chrono::milliseconds limit) override;
+  Result<bool> step_commit(DiskId id) override;
+  Status step_upkeep(DiskId id) override;
+
+ private:
+  /// One line a layer: the whole stack, bottom to top.
+  void assemble(Environment environment) {
+    services_.storage = std::move(environment.storage);
+    services_.maps = std::move(environment.maps);
+    services_.locator = std::move(environment.locator);
+    services_.objects = objects::make_directory_objects(*services_.storage);
+    chunks::ChunkStoreOptions chunk_options;
+    chunk_options.compression = settings_.compression;
+    chunk_options.chunk_cache_bytes = options_.chunk_cache_bytes;
+    chunk_options.node_cache_bytes = options_.node_cache_bytes;
+    services_.chunks = std::make_unique<chunks::ChunkStore>(*services_.objects, *services_.locator, services_.registry,
+                                                            settings_.geometry, std::move(chunk_options));
+    services_.base = std::make_unique<snapshot::MapSource>(*services_.chunks);
+    services_.encoders = std::make_unique<ThreadPool>("encode", kEncoderThreads, kEncoderThreads * 8);
+    services_.prefetchers = std::make_unique<ThreadPool>("prefetch", kPrefetchThreads, kMaxQueuedPrefetches);
+  }
+
+  Result<std::shared_ptr<DiskEntry>> open_disk(DiskId id);
+  Result<std::shared_ptr<DiskEntry>> open_log(std::unique_ptr<catalog::DiskLog> log);
+  void adopt(const std::shared_ptr<DiskEntry>& entry) VARVE_REQUIRES(table_mutex_);
+  std::vector<std::shared_ptr<DiskEntry>> entries() const;
+  Result<std::shared_ptr<DiskEntry>> entry(DiskId id) const;
+  Result<std::shared_ptr<const catalog::SnapshotEntry>> wait_complete(DiskEntry& disk, SnapshotId snapshot);
+  Status replace_from(DiskEntry& from, SnapshotId snapshot, DiskEntry& to);
+  Status clone_into(const ImageName& from, DiskEntry& target);
+  std::vector<snapshot::CheckTarget> check_targets() const;
+  void at_start();
+  template <class Call>
+  void observe(Call call);
+
+  const std::unique_ptr<os::File> lock_;  ///< released last
+  const StoreSettings settings_;
+  const OpenOptions options_;
+  mutable Services services_;
+  std::vector<std::string> damaged_;  ///< written in recover() only
+
+  Mutex disk_operations_;  ///< before table_mutex_: creating, renaming, removing disks; root attributes
+  DiskId next_disk_ VARVE_GUARDED_BY(disk_operations_);
+
+  mutable Mutex table_mutex_;
+  std::map<DiskId, std::shared_ptr<DiskEntry>> disks_ VARVE_GUARDED_BY(table_mutex_);
+  std::map<std::string, DiskId, std::less<>> names_ VARVE_GUARDED_BY(table_mutex_);
+  Attributes root_attributes_ VARVE_GUARDED_BY(table_mutex_);
+  Time root_modified_ VARVE_GUARDED_BY(table_mutex_);
+
+  Mutex observer_mutex_;
+  Observer* observer_ VARVE_GUARDED_BY(observer_mutex_) = nullptr;
+
+  std::unique_ptr<Background> background_;  ///< ends first
+};
+
+// --- opening and closing ---
+
+Result<std::shared_ptr<DiskEntry>> OpenStore::open_log(std::unique_ptr<catalog::DiskLog> log) {
+  disk::LiveDiskOptions live_options;
+  live_options.assume_power_loss = options_.assume_power_loss;
+  const DiskId id = log->state()->id;
+  return DiskEntry::open(services_, std::move(log), live_options, [this, id] {
+    if (background_) background_->want_commit(id);
+  });
+}
+
+/// Null for a disk that was removed; what a crash left of its files goes now (rule 13).
+Result<std::shared_ptr<DiskEntry>> OpenStore::open_disk(DiskId id) {
+  VARVE_TRY_ASSIGN(auto log, catalog::DiskLog::open(*services_.objects, id));
+  if (log->state()->removed) {
+    VARVE_TRY(remove_live_files(*services_.storage, id));
+    return std::shared_ptr<DiskEntry>();
+  }
+  return open_log(std::move(log));
+}
+
+Status OpenStore::recover() {
+  VARVE_TRY_ASSIGN(const auto ids, catalog::DiskLog::list(*services_.objects));
+  std::vector<Result<std::shared_ptr<DiskEntry>>> opened(ids.size(), std::shared_ptr<DiskEntry>());
+  {
+    ThreadPool pool("open", kOpenThreads, kOpenThreads * 2);
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      pool.submit([this, &ids, &opened, i] { opened[i] = open_disk(ids[i]); });
+    }
+  }
+  MutexLock operations(disk_operations_);
+  MutexLock lock(table_mutex_);
+  for (std::size_t i = 0; i < ids.size(); ++i) {
+    if (!opened[i]) {
+      // The rest of the store is served; a damaged disk is named and left exactly as it is.
+      damaged_.push_back(fmt::format("disk number {}: {}", ids[i].value(), opened[i].error().message));
+      log::error("{}; it is not served, `varve check` tells more", damaged_.back());
+    } else if (*opened[i] != nullptr) {
+      adopt(*opened[i]);
+    }
+    next_disk_ = std::max(next_disk_, ids[i]);
+  }
+  next_disk_ = DiskId{next_disk_.value() + 1};
+  return {};
+}
+
+void OpenStore::adopt(const std::shared_ptr<DiskEntry>& entry) {
+  const std::string name = entry->name();
+  if (!names_.emplace(name, entry->id()).second) {
+    // Two logs with one name: only a copied disks/ folder does that. Both are data; neither may hide the other.
+    const std::string other = fmt::format("{} (number {})", name, entry->id().value());
+    log::error("two disks are called {}; the second is served as {}", quoted(name), quoted(other));
+    names_.emplace(other, entry->id());
+  }
+  root_modified_ = std::max(root_modified_, entry->created());
+  disks_.emplace(entry->id(), entry);
+}
+
+void OpenStore::start_background() {
+  if (!options_.background) return;
+  background_ = std::make_unique<Background>(services_, [this] { return entries(); }, [this] { at_start(); });
+  background_->start();
+}
+
+/// Once, in the background, after the store is usable.
+void OpenStore::at_start() {
+  const auto stop = [this] { return services_.stopping.load(); };
+  if (auto swept = objects::remove_temporaries(*services_.storage); !swept) {
+    log::warning("temporaries of an interrupted write stay: {}", swept.error().message);
+  }
+  if (auto done = services_.chunks->reconcile_locator(stop); !done && done.error().code != ECANCELED) {
+    log::warning("the locator is incomplete, deduplication finds less: {}", done.error().message);
+  }
+  if (auto done = collect(stop); !done && done.error().code != ECANCELED) {
+    log::warning("collect did not run: {}", done.error().message);
+  }
+}
+
+Status OpenStore::close() {
+  if (background_) background_->stop();
+  services_.stopping = true;
+  Status first;
+  for (const auto& disk : entries()) {
+    auto closed = disk->close();
+    if (closed) continue;
+    log::error("{}", closed.error().message);
+    if (first) first = std::move(closed);
+  }
+  return first;
+}
+
+void OpenStore::set_observer(Observer* observer) {
+  MutexLock lock(observer_mutex_);
+  observer_ = observer;
+}
+
+/// Under observer_mutex_ only, so that set_observer(null) returns when no call is under way.
+template <class Call>
+void OpenStore::observe(Call call) {
+  MutexLock lock(observer_mutex_);
+  if (observer_ != nullptr) call(*observer_);
+}
+
+// --- disks ---
+
+std::vector<std::shared_ptr<DiskEntry>> OpenStore::entries() const {
+  MutexLock lock(table_mutex_);
+  std::vector<std::shared_ptr<DiskEntry>> all;
+  all.reserve(disks_.size());
+  for (const auto& [id, disk] : disks_) all.push_back(disk);
+  return all;
+}
+
+std::vector<std::shared_ptr<Disk>> OpenStore::disks() const {
+  const auto all = entries();
+  return {all.begin(), all.end()};
+}
+
+Result<std::shared_ptr<DiskEntry>> OpenStore::entry(DiskId id) const {
+  MutexLock lock(table_mutex_);
+  const auto it = disks_.find(id);
+  if (it != disks_.end()) return it->second;
+  return fail(ENOENT, ErrorKind::absent, fmt::format("there is no disk number {}", id.value()));
+}
+
+Result<std::shared_ptr<Disk>> OpenStore::disk(DiskId id) const {
+  VARVE_TRY_ASSIGN(auto found, entry(id));
+  return std::shared_ptr<Disk>(std::move(found));
+}
+
+Result<std::shared_ptr<Disk>> OpenStore::find_disk(std::string_view name) const {
+  MutexLock lock(table_mutex_);
+  const auto it = names_.find(name);
+  if (it != names_.end()) return std::shared_ptr<Disk>(disks_.at(it->second));
+  return fail(ENOENT, ErrorKind::absent, fmt::format("there is no disk {}", quoted(name)));
+}
+
+Result<std::shared_ptr<Disk>> OpenStore::create_disk(const std::string& name, const Attributes& directory) {
+  VARVE_TRY(catalog::validate_name(name, catalog::NameKind::disk));
+  MutexLock operations(disk_operations_);
+  {
+    MutexLock lock(table_mutex_);
+    if (names_.contains(name)) return fail_refused(EEXIST, fmt::format("there is a disk {} already", quoted(name)));
+  }
+  const DiskId id = next_disk_;
+  // Used up even if what follows fails: the log may exist.
+  next_disk_ = DiskId{id.value() + 1};
+  VARVE_TRY_ASSIGN(auto log, catalog::DiskLog::create(*services_.objects, id, name, directory));
+  VARVE_TRY_ASSIGN(auto entry, open_log(std::move(log)));
+  MutexLock lock(table_mutex_);
+  adopt(entry);
+  root_modified_ = now();
+  return std::shared_ptr<Disk>(std::move(entry));
+}
+
+Status OpenStore::remove_disk(DiskId id) {
+  MutexLock operations(disk_operations_);
+  VARVE_TRY_ASSIGN(const auto disk, entry(id));
+  VARVE_TRY(disk->remove());
+  MutexLock lock(table_mutex_);
+  std::erase_if(names_, [id](const auto& item) { return item.second == id; });
+  disks_.erase(id);
+  root_modified_ = now();
+  return {};
+}
+
+Status OpenStore::rename_disk(DiskId id, const std::string& name) {
+  VARVE_TRY(catalog::validate_name(name, catalog::NameKind::disk));
+  MutexLock operations(disk_operations_);
+  VARVE_TRY_ASSIGN(const auto disk, entry(id));
+  {
+    MutexLock lock(table_mutex_);
+    const auto it = names_.find(name);
+    if (it != names_.end() && it->second == id) return {};
+    if (it != names_.end()) return fail_refused(EEXIST, fmt::format("there is a disk {} already", quoted(name)));
+  }
+  VARVE_TRY(disk->rename(name));
+  MutexLock lock(table_mutex_);
+  std::erase_if(names_, [id](const auto& item) { return item.second == id; });
+  names_.emplace(name, id);
+  root_modified_ = now();
+  return {};
+}
+
+Time OpenStore::root_modified() const {
+  MutexLock lock(table_mutex_);
+  return root_modified_;
+}
+
+Attributes OpenStore::root_attributes() const {
+  MutexLock lock(table_mutex_);
+  return root_attributes_;
+}
+
+Status OpenStore::change_root_attributes(const std::function<Status(Attributes&)>& change) {
+  MutexLock operations(disk_operations_);
+  Attributes changed = root_attributes();
+  VARVE_TRY(change(changed));
+  VARVE_TRY(write_settings(*services_.storage, {settings_, changed}));
+  MutexLock lock(table_mutex_);
+  root_attributes_ = std::move(changed);
+  return {};
+}
+
+// --- copies ---
+
+Result<ByteCount> OpenStore::copy_range(const ImageName& from, ByteOffset from_at, const std::shared_ptr<Disk>& to,
+                                        ByteOffset to_at, ByteCount count) {
+  return store::copy_range(services_, static_cast<DiskEntry&>(*from.disk), from.snapshot, from_at,
+                           static_cast<DiskEntry&>(*to), to_at, count);
+}
+
+/// A restore of a pending snapshot would have to copy bytes; its commit does that already, so it is waited for.
+Result<std::shared_ptr<const catalog::SnapshotEntry>> OpenStore::wait_complete(DiskEntry& disk, SnapshotId snapshot) {
+  const auto deadline = std::chrono::steady_clock::now() + kCompletionWait;
+  for (;;) {
+    auto entry = disk.complete(snapshot);
+    if (entry || entry.error().code != EAGAIN) return entry;
+    if (std::chrono::steady_clock::now() > deadline || services_.stopping) return entry;
+    if (background_) {
+      background_->want_commit(disk.id());
+      std::this_thread::sleep_for(kPollInterval);
+    } else {
+      VARVE_TRY(disk.commit_one());
+    }
+  }
+}
+
+Status OpenStore::replace_from(DiskEntry& from, SnapshotId snapshot, DiskEntry& to) {
+  VARVE_TRY_ASSIGN(const auto waited, wait_complete(from, snapshot));
+  chunks::RootRegistry::Hold hold(services_.registry);
+  // Hold first, then look again: a snapshot that was deleted in between may have been collected.
+  if (!hold.try_hold_root(waited->root)) {
+    return fail(ENOENT, ErrorKind::absent, fmt::format("snapshot {} was deleted meanwhile", quoted(waited->name)));
+  }
+  VARVE_TRY_ASSIGN(const auto entry, from.complete(snapshot));
+  return to.replace_image(*entry);
+}
+
+Status OpenStore::restore(const std::shared_ptr<Disk>& from, SnapshotId snapshot, const std::shared_ptr<Disk>& to) {
+  VARVE_TRY(replace_from(static_cast<DiskEntry&>(*from), snapshot, static_cast<DiskEntry&>(*to)));
+  observe([&](Observer& observer) { observer.image_replaced(to->id()); });
+  return {};
+}
+
+Result<std::shared_ptr<Disk>> OpenStore::clone(const ImageName& from, const std::string& name,
+                                               const Attributes& directory) {
+  VARVE_TRY_ASSIGN(auto created, create_disk(name, directory));
+  auto& target = static_cast<DiskEntry&>(*created);
+  auto cloned = clone_into(from, target);
+  if (!cloned) {
+    if (auto undone = remove_disk(target.id()); !undone) {
+      log::warning("the disk {} of a clone that failed stays, empty: {}", quoted(name), undone.error().message);
+    }
+    return tl::unexpected(std::move(cloned).error());
+  }
+  observe([&](Observer& observer) { observer.disk_appeared(target.id(), name); });
+  return created;
+}
+
+Status OpenStore::clone_into(const ImageName& from, DiskEntry& target) {
+  auto& source = static_cast<DiskEntry&>(*from.disk);
+  if (from.snapshot != SnapshotId{0}) return replace_from(source, from.snapshot, target);
+  // The live image at one instant is a snapshot: taken for this, and removed.
+  const std::string name = fmt::format("clone-for-disk-{}", target.id().value());
+  VARVE_TRY_ASSIGN(const auto taken, source.take_snapshot(name, source.directory_attributes()));
+  auto cloned = replace_from(source, taken.id, target);
+  if (auto removed = source.remove_snapshot(taken.id); !removed) {
+    log::warning("snapshot {} of {}, taken for a clone, stays: {}", quoted(name), quoted(source.name()),
+                 removed.error().message);
+  }
+  return cloned;
+}
+
+// --- check and collect ---
+
+std::vector<snapshot::CheckTarget> OpenStore::check_targets() const {
+  std::vector<snapshot::CheckTarget> targets;
+  for (const auto& disk : entries()) {
+    const auto state = disk->log().state();
+    for (const auto& [id, entry] : state->snapshots) {
+      targets.push_back({state->name + "@" + entry->name, entry->root, entry->size});
+    }
+    // What the live image and pending snapshots stand on.
+    const auto most = settings_.geometry.max_image_size();
+    for (const auto& root : disk->live().roots()) {
+      if (!root.empty()) targets.push_back({state->name, chunks::from_opaque(root), most});
+    }
+  }
+  return targets;
+}
+
+Result<CheckReport> OpenStore::check(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                     const std::function<bool()>& stop) {
+  CheckReport report;
+  report.problems = damaged_;
+  VARVE_TRY_ASSIGN(const auto ids, catalog::DiskLog::list(*services_.objects));
+  for (const DiskId id : ids) VARVE_TRY(catalog::verify_log(*services_.objects, id, report.problems));
+  VARVE_TRY_ASSIGN(const auto packs, services_.chunks->list_packs());
+  for (const PackId pack : packs) {
+    auto table = services_.chunks->pack_table(pack);
+    // One that went meanwhile was collected.
+    if (!table && table.error().code != ENOENT) report.problems.push_back(table.error().message);
+  }
+  VARVE_TRY_ASSIGN(report.records, snapshot::check_targets(*services_.chunks, check_targets(), progress, stop));
+  return report;
+}
+
+Result<snapshot::Collected> OpenStore::collect(const std::function<bool()>& stop) {
+  // A disk that could not be opened has roots that nobody can name.
+  if (!damaged_.empty()) {
+    return fail_refused(EIO, "nothing is collected while a disk of the store is damaged: its data could not be told "
+                             "from garbage");
+  }
+  return snapshot::collect_dead_packs(*services_.chunks, stop);
+}
+
+// --- driven by hand ---
+
+bool OpenStore::wait_until_quiet(std::chrono::milliseconds limit) {
+  const auto deadline = std::chrono::steady_clock::now() + limit;
+  for (;;) {
+    bool quiet = true;
+    for (const auto& disk : entries()) {
+      if (!background_) {
+        while (disk->commit_one().value_or(false)) {
+        }
+        while (disk->upkeep().value_or(false)) {
+        }
+      }
+      quiet = quiet && disk->live().pending().empty() && disk->live().counters().detour_chunks == 0;
+    }
+    if (quiet) return true;
+    if (std::chrono::steady_clock::now() > deadline) return false;
+    std::this_thread::sleep_for(kPollInterval);
+  }
+}
+
+Result<bool> OpenStore::step_commit(DiskId id) {
+  VARVE_TRY_ASSIGN(const auto disk, entry(id));
+  return disk->commit_one();
+}
+
+Status OpenStore::step_upkeep(DiskId id) {
+  VARVE_TRY_ASSIGN(const auto disk, entry(id));
+  VARVE_TRY(disk->upkeep());
+  return {};
+}
+
+/// The volatile directory and the locator of a store at `path`.
+Result<Environment> real_environment(const std::string& path, std::unique_ptr<os::Storage> storage,
+                                     const std::string& store_id) {
+  Environment environment;
+  environment.storage = std::move(storage);
+  VARVE_TRY_ASSIGN(environment.maps, os::open_volatile(store_id));
+  const std::string locator_path = boost::filesystem::absolute(path).string() + "/" + std::string(kLocatorDirectory);
+  auto locator = chunks::open_rocksdb_locator(locator_path);
+  if (locator) {
+    environment.locator = std::move(*locator);
+  } else {
+    log::warning("the locator can't be used, deduplication knows only what is written from now on: {}",
+                 locator.error().message);
+    environment.locator = chunks::make_memory_locator();
+  }
+  return environment;
+}
+
+Result<std::unique_ptr<Store>> finish_open(Environment environment, std::unique_ptr<os::File> lock,
+                                           StoredSettings stored, const OpenOptions& options) {
+  auto store = std::make_unique<OpenStore>(std::move(environment), std::move(lock), std::move(stored), options);
+  VARVE_TRY(store->recover());
+  store->start_background();
+  return std::unique_ptr<Store>(std::move(store));
+}
+
+Status refuse_foreign(os::Storage& storage, const std::string& path) {
+  VARVE_TRY_ASSIGN(const auto status, storage.status(""));
+  if (status.owner == ::geteuid()) return {};
+  return fail_refused(EACCES, fmt::format("{}: the store belongs to user {}, and this is user {}; run varve as that user, "
+                                          "or chown the whole store",
+                                          path, status.owner, ::geteuid()));
+}
+
+}  // namespace
+
+Status Store::init(os::Storage& storage, const InitOptions& options) {
+  if (!Geometry::valid_chunk_size(options.chunk_size.value())) {
+    return fail_refused(EINVAL, fmt::format("a chunk size of {} bytes is not possible: it is a power of two from {} to {}",
+                                            options.chunk_size.value(), kMinChunkSize, kMaxChunkSize));
+  }
+  VARVE_TRY_ASSIGN(const auto entries, storage.list(""));
+  for (const auto& entry : entries) {
+    if (entry.name == kSettingsFile) return fail_refused(EEXIST, "there is a store already");
+  }
+  if (!is_init_residue(entries)) {
+    return fail_refused(ENOTEMPTY, "the directory is not empty; name one that is, or that does not exist yet");
+  }
+  for (const char* directory : {"packs", "disks", "live"}) VARVE_TRY(os::make_directories_durably(storage, directory));
+  StoredSettings stored;
+  stored.settings.id = random_id();
+  stored.settings.geometry = Geometry{options.chunk_size};
+  stored.settings.compression = options.compression;
+  stored.settings.created = now();
+  stored.root = Attributes{::geteuid(), ::getegid(), 0755, {}};
+  // Last: a directory is a store when, and only when, this file is there.
+  return write_settings(storage, stored);
+}
+
+Status Store::init(const std::string& path, const InitOptions& options) {
+  boost::system::error_code problem;
+  const boost::filesystem::path target = boost::filesystem::absolute(path).lexically_normal();
+  if (!boost::filesystem::exists(target, problem)) {
+    if (::mkdir(target.c_str(), 0700) != 0) return fail_system(errno, fmt::format("making the store {}", path));
+    const auto parent = target.has_filename() ? target.parent_path() : target.parent_path().parent_path();
+    VARVE_TRY_ASSIGN(const auto above, os::open_directory(parent.string()));
+    VARVE_TRY(above->sync_directory(""));
+  }
+  VARVE_TRY_ASSIGN(const auto storage, os::open_directory(path));
+  auto done = init(*storage, options);
+  return done ? done : Status(tl::unexpected(done.error().in(path)));
+}
+
+Result<std::unique_ptr<Store>> Store::open(const std::string& path, const OpenOptions& options) {
+  VARVE_TRY_ASSIGN(auto storage, os::open_directory(path));
+  VARVE_TRY(refuse_foreign(*storage, path));
+  auto stored = read_settings(*storage);
+  if (!stored) return tl::unexpected(stored.error().in(path));
+  auto lock = lock_store(*storage, options.purpose);
+  if (!lock) return tl::unexpected(lock.error().in(path));
+  VARVE_TRY_ASSIGN(auto environment, real_environment(path, std::move(storage), stored->settings.id));
+  return finish_open(std::move(environment), std::move(*lock), std::move(*stored), options);
+}
+
+Result<std::unique_ptr<Store>> Store::open(Environment environment, const OpenOptions& options) {
+  VARVE_TRY_ASSIGN(auto stored, read_settings(*environment.storage));
+  VARVE_TRY_ASSIGN(auto lock, lock_store(*environment.storage, options.purpose));
+  return finish_open(std::move(environment), std::move(lock), std::move(stored), options);
+}
+
+}  // namespace varve::store
