@@ -6,6 +6,7 @@
 #include <optional>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "varve/core/digest.h"
 #include "varve/core/result.h"

@@ -1,0 +1,110 @@
+#include "varve/chunks/codec.h"
+
+#include <fmt/format.h>
+#include <zstd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <cstring>
+#include <memory>
+#include <new>
+
+namespace varve::chunks {
+namespace {
+
+constexpr int kMinLevel = 1;
+constexpr int kMaxLevel = 19;
+constexpr std::size_t kWorthwhileFraction = 16;
+
+// A context costs about a megabyte to set up, more than a chunk to compress: one a thread, kept as long as it.
+template <class Context, Context* (*create)(), std::size_t (*destroy)(Context*)>
+Context& thread_context() {
+  struct Destroy {
+    void operator()(Context* context) const { destroy(context); }
+  };
+  thread_local const std::unique_ptr<Context, Destroy> context(create());
+  if (context == nullptr) throw std::bad_alloc();
+  return *context;
+}
+
+ZSTD_CCtx& compressor() {
+  return thread_context<ZSTD_CCtx, ZSTD_createCCtx, ZSTD_freeCCtx>();
+}
+ZSTD_DCtx& decompressor() {
+  return thread_context<ZSTD_DCtx, ZSTD_createDCtx, ZSTD_freeDCtx>();
+}
+
+bool same(std::span<const std::byte> a, std::span<const std::byte> b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
+}
+
+/// False when it does not pay (or zstd cannot: raw always can).
+bool compress(std::span<const std::byte> plain, int level, std::vector<std::byte>& out) {
+  const std::size_t saving = std::max<std::size_t>(1, plain.size() / kWorthwhileFraction);
+  if (plain.size() <= saving) return false;
+  // With no more room than is worth using, zstd itself gives up early on what does not compress.
+  out.resize(plain.size() - saving);
+  ZSTD_CCtx& context = compressor();
+  if (ZSTD_isError(ZSTD_CCtx_setParameter(&context, ZSTD_c_compressionLevel, level))) return false;
+  const std::size_t size = ZSTD_compress2(&context, out.data(), out.size(), plain.data(), plain.size());
+  if (ZSTD_isError(size)) return false;
+  out.resize(size);
+  return true;
+}
+
+}  // namespace
+
+Result<Compression> Compression::parse(std::string_view text) {
+  if (text == "none") return Compression{Codec::raw, 0};
+  constexpr std::string_view kPrefix = "zstd:";
+  Compression compression;
+  if (text.starts_with(kPrefix)) {
+    const auto digits = text.substr(kPrefix.size());
+    const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), compression.level);
+    const bool number = error == std::errc{} && end == digits.data() + digits.size() && digits.front() != '0';
+    if (number && compression.level >= kMinLevel && compression.level <= kMaxLevel) return compression;
+  }
+  return fail_refused(
+      EINVAL, fmt::format("compression \"{}\" is not known: none, or zstd:{} to zstd:{}", text, kMinLevel, kMaxLevel));
+}
+
+std::string Compression::to_text() const {
+  return codec == Codec::raw ? "none" : fmt::format("zstd:{}", level);
+}
+
+Result<Encoded> encode_payload(std::span<const std::byte> plain, Compression compression) {
+  Encoded encoded;
+  if (compression.codec == Codec::zstd && compress(plain, compression.level, encoded.bytes)) {
+    encoded.codec = Codec::zstd;
+  } else {
+    encoded.bytes.assign(plain.begin(), plain.end());
+  }
+  thread_local std::vector<std::byte> decoded;
+  decoded.resize(plain.size());
+  if (!decode_payload(encoded.codec, encoded.bytes, decoded) || !same(decoded, plain)) {
+    return fail_damaged(
+        "what was just encoded does not decode to the same bytes: suspect this machine's memory or "
+        "processor");
+  }
+  return encoded;
+}
+
+Status decode_payload(Codec codec, std::span<const std::byte> payload, std::span<std::byte> out) {
+  switch (codec) {
+    case Codec::raw:
+      if (payload.size() != out.size()) return fail_damaged("a raw payload is not as long as its record");
+      if (!out.empty()) std::memcpy(out.data(), payload.data(), out.size());
+      return {};
+    case Codec::zstd: {
+      // In one call: zstd uses `out` as its window, so that no frame header can make it allocate anything.
+      const std::size_t size =
+          ZSTD_decompressDCtx(&decompressor(), out.data(), out.size(), payload.data(), payload.size());
+      if (ZSTD_isError(size)) return fail_damaged(fmt::format("zstd: {}", ZSTD_getErrorName(size)));
+      if (size != out.size()) return fail_damaged("a payload decodes to fewer bytes than its record has");
+      return {};
+    }
+  }
+  return fail_damaged(fmt::format("codec {} is not known here", static_cast<unsigned>(codec)));
+}
+
+}  // namespace varve::chunks

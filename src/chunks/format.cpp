@@ -1,0 +1,248 @@
+#include "format.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <bit>
+#include <charconv>
+
+namespace varve::chunks::format {
+namespace {
+
+constexpr std::string_view kSuffix = ".pack";
+constexpr std::size_t kIdDigits = 16;
+constexpr std::size_t kCheckedTrailerBytes = 40;  ///< covered by the trailer's digest
+
+std::span<const std::byte> as_bytes(std::string_view text) {
+  return std::as_bytes(std::span(text.data(), text.size()));
+}
+
+bool lower_hex(std::string_view text) {
+  return std::ranges::all_of(text, [](char c) { return (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f'); });
+}
+
+void put_zeros(ByteWriter& out, std::size_t count) {
+  for (std::size_t i = 0; i < count; ++i) out.put(std::uint8_t{0});
+}
+
+bool all_zero(std::span<const std::byte> bytes) {
+  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
+}
+
+void put_entry(ByteWriter& out, const Entry& entry) {
+  put_digest(out, entry.digest);
+  out.put(std::uint64_t{entry.offset});
+  out.put(entry.stored);
+  out.put(entry.plain);
+  out.put(entry.kind ? static_cast<std::uint8_t>(*entry.kind) : std::uint8_t{0});
+  out.put(static_cast<std::uint8_t>(entry.codec));
+  put_zeros(out, 6);
+}
+
+/// Whether the payload lies before the table and its lengths are possible for its kind.
+bool plausible(const Entry& entry, std::uint64_t offset, std::uint64_t table_offset) {
+  if (offset < kHeaderSize || offset > table_offset || entry.stored > table_offset - offset) return false;
+  if (entry.stored == 0 || entry.plain > kMaxChunkSize) return false;
+  if (entry.kind == RecordKind::node && (entry.plain < kNodeHeaderSize || entry.plain > kMaxNodeSize)) return false;
+  if (entry.kind == RecordKind::delta) return entry.stored <= kMaxChunkSize;
+  return entry.codec == Codec::raw ? entry.stored == entry.plain : entry.stored <= entry.plain;
+}
+
+/// Nothing when the entry cannot be right.
+std::optional<Entry> get_entry(std::span<const std::byte> bytes, std::uint64_t table_offset) {
+  ByteReader in(bytes);
+  Entry entry;
+  entry.digest = get_digest(in);
+  const auto offset = in.get<std::uint64_t>();
+  entry.stored = in.get<std::uint32_t>();
+  entry.plain = in.get<std::uint32_t>();
+  const auto kind = in.get<std::uint8_t>();
+  const auto codec = in.get<std::uint8_t>();
+  if (kind == 0) return all_zero(bytes) ? std::optional(entry) : std::nullopt;
+  if (kind > static_cast<std::uint8_t>(RecordKind::node) || codec > static_cast<std::uint8_t>(Codec::zstd)) return {};
+  entry.kind = static_cast<RecordKind>(kind);
+  entry.codec = static_cast<Codec>(codec);
+  if (!all_zero(in.get_bytes(6)) || !plausible(entry, offset, table_offset)) return {};
+  entry.offset = static_cast<std::uint32_t>(offset);
+  return entry;
+}
+
+}  // namespace
+
+std::string pack_folder(PackId pack) {
+  return fmt::format("packs/{:02x}", pack.value() >> 56);
+}
+
+std::string pack_name(PackId pack, std::uint32_t generation) {
+  return fmt::format("packs/{:02x}/{:016x}.{}{}", pack.value() >> 56, pack.value(), generation, kSuffix);
+}
+
+std::optional<PackName> parse_pack_name(std::string_view folder, std::string_view name) {
+  if (folder.size() != 2 || !name.starts_with(folder) || !name.ends_with(kSuffix)) return {};
+  name.remove_suffix(kSuffix.size());
+  if (name.size() < kIdDigits + 2 || name[kIdDigits] != '.' || !lower_hex(name.substr(0, kIdDigits))) return {};
+  std::uint64_t id = 0;
+  std::from_chars(name.data(), name.data() + kIdDigits, id, 16);
+  const auto digits = name.substr(kIdDigits + 1);
+  std::uint32_t generation = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), generation, 10);
+  const bool canonical =
+      error == std::errc{} && end == digits.data() + digits.size() && (digits.size() == 1 || digits.front() != '0');
+  if (!canonical || id == 0 || (id & kSectionMask) != 0) return {};
+  return PackName{PackId{id}, generation};
+}
+
+void put_digest(ByteWriter& out, const Digest& digest) {
+  for (const std::uint64_t half : {digest.high, digest.low}) {
+    for (int shift = 56; shift >= 0; shift -= 8) out.put(static_cast<std::uint8_t>(half >> shift));
+  }
+}
+
+Digest get_digest(ByteReader& in) {
+  Digest digest;
+  for (std::uint64_t* half : {&digest.high, &digest.low}) {
+    for (int i = 0; i < 8; ++i) *half = *half << 8 | in.get<std::uint8_t>();
+  }
+  return digest;
+}
+
+void put_header(std::vector<std::byte>& pack) {
+  ByteWriter out(pack);
+  out.put_text(kHeaderMagic);
+  out.put(kVersion);
+  put_zeros(out, 6);
+}
+
+void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_t generation,
+                           std::span<const Entry> entries) {
+  const std::size_t table_offset = pack.size();
+  ByteWriter out(pack);
+  for (const Entry& entry : entries) put_entry(out, entry);
+  const std::size_t table_length = pack.size() - table_offset;
+  out.put(std::uint64_t{table_offset});
+  out.put(std::uint64_t{pack.size() - sizeof(std::uint64_t) + kTrailerSize});
+  out.put(id.value());
+  out.put(static_cast<std::uint32_t>(entries.size()));
+  out.put(generation);
+  out.put(kVersion);
+  out.put(std::uint16_t{0});
+  out.put(static_cast<std::uint32_t>(table_length));
+  put_digest(out, digest_of(std::span(pack).subspan(table_offset)));
+  out.put_text(kTrailerMagic);
+}
+
+Status check_header(std::span<const std::byte> header) {
+  ByteReader in(header);
+  const bool magic = std::ranges::equal(in.get_bytes(kHeaderMagic.size()), as_bytes(kHeaderMagic));
+  const auto version = in.get<std::uint16_t>();
+  if (!magic) return fail_damaged("it does not begin like a pack");
+  if (version != kVersion) return fail_damaged(fmt::format("pack version {} is not known here", version));
+  if (!all_zero(in.get_bytes(6)) || !in.finished()) return fail_damaged("its header is damaged");
+  return {};
+}
+
+Result<Trailer> get_trailer(std::span<const std::byte, kTrailerSize> bytes, PackName name, std::uint64_t file_size) {
+  ByteReader in(bytes);
+  Trailer trailer;
+  trailer.table_offset = in.get<std::uint64_t>();
+  const auto section_length = in.get<std::uint64_t>();
+  trailer.pack = PackId{in.get<std::uint64_t>()};
+  trailer.count = in.get<std::uint32_t>();
+  trailer.generation = in.get<std::uint32_t>();
+  const auto version = in.get<std::uint16_t>();
+  const auto reserved = in.get<std::uint16_t>();
+  trailer.table_length = in.get<std::uint32_t>();
+  (void)get_digest(in);
+  if (!std::ranges::equal(in.get_bytes(kTrailerMagic.size()), as_bytes(kTrailerMagic))) {
+    return fail_damaged("it does not end like a pack");
+  }
+  if (version != kVersion) return fail_damaged(fmt::format("pack version {} is not known here", version));
+  if (trailer.pack != name.pack || trailer.generation != name.generation) {
+    return fail_damaged("it is another pack than its name says");
+  }
+  const bool fits = section_length == file_size && file_size >= kHeaderSize + kTrailerSize && reserved == 0 &&
+                    trailer.count <= kMaxRecords && trailer.table_length == trailer.count * kEntrySize &&
+                    trailer.table_offset >= kHeaderSize && trailer.table_offset <= file_size &&
+                    file_size - trailer.table_offset == trailer.table_length + kTrailerSize;
+  if (!fits) return fail_damaged("its trailer is damaged");
+  return trailer;
+}
+
+Result<std::vector<Entry>> get_table(const Trailer& trailer, std::span<const std::byte> bytes) {
+  if (bytes.size() != trailer.table_length + kTrailerSize) return fail_damaged("its table is cut");
+  ByteReader end(bytes.subspan(trailer.table_length + kCheckedTrailerBytes));
+  if (digest_of(bytes.first(trailer.table_length + kCheckedTrailerBytes)) != get_digest(end)) {
+    return fail_damaged("its table does not match its checksum");
+  }
+  std::vector<Entry> entries;
+  entries.reserve(trailer.count);
+  for (std::size_t i = 0; i < trailer.count; ++i) {
+    const auto entry = get_entry(bytes.subspan(i * kEntrySize, kEntrySize), trailer.table_offset);
+    if (!entry) return fail_damaged(fmt::format("entry {} of its table is impossible", i));
+    entries.push_back(*entry);
+  }
+  return entries;
+}
+
+void put_node(std::vector<std::byte>& out, int level, const NodeSlots& slots) {
+  std::array<std::uint8_t, kNodeSlots / 8> bitmap{};
+  std::size_t count = 0;
+  for (std::size_t slot = 0; slot < kNodeSlots; ++slot) {
+    if (!slots[slot]) continue;
+    bitmap[slot / 8] = static_cast<std::uint8_t>(bitmap[slot / 8] | 1u << slot % 8);
+    ++count;
+  }
+  out.reserve(out.size() + kNodeHeaderSize + count * Ref::kEncodedSize);
+  ByteWriter writer(out);
+  writer.put(static_cast<std::uint8_t>(level));
+  writer.put_bytes(std::as_bytes(std::span(bitmap)));
+  for (const MaybeRef& ref : slots) {
+    if (!ref) continue;
+    std::array<std::byte, Ref::kEncodedSize> encoded;
+    encode(*ref, encoded);
+    writer.put_bytes(encoded);
+  }
+}
+
+Result<NodeView> NodeView::parse(std::span<const std::byte> bytes, int level) {
+  ByteReader in(bytes);
+  NodeView view;
+  view.bytes_ = bytes;
+  const auto stored_level = in.get<std::uint8_t>();
+  std::size_t count = 0;
+  for (std::uint64_t& word : view.words_) {
+    word = in.get<std::uint64_t>();
+    count += static_cast<std::size_t>(std::popcount(word));
+  }
+  if (in.failed() || stored_level != level || count == 0 || in.remaining() != count * Ref::kEncodedSize) {
+    return fail_damaged(fmt::format("it is not a map node of level {}", level));
+  }
+  return view;
+}
+
+MaybeRef NodeView::get(std::size_t slot) const {
+  if (!has(slot)) return std::nullopt;
+  auto rank = static_cast<std::size_t>(std::popcount(words_[slot / 64] & ((std::uint64_t{1} << slot % 64) - 1)));
+  for (std::size_t word = 0; word < slot / 64; ++word) rank += static_cast<std::size_t>(std::popcount(words_[word]));
+  const auto at = bytes_.subspan(kNodeHeaderSize + rank * Ref::kEncodedSize).first<Ref::kEncodedSize>();
+  const MaybeRef ref = decode(at);
+  return ref ? ref : Ref::make_damaged();
+}
+
+std::size_t NodeView::next_set(std::size_t from) const {
+  for (std::size_t word = from / 64; word < words_.size(); ++word) {
+    const std::uint64_t bits = word == from / 64 ? words_[word] & ~std::uint64_t{0} << from % 64 : words_[word];
+    if (bits != 0) return word * 64 + static_cast<std::size_t>(std::countr_zero(bits));
+  }
+  return kNodeSlots;
+}
+
+std::size_t NodeView::next_clear(std::size_t from) const {
+  for (std::size_t word = from / 64; word < words_.size(); ++word) {
+    const std::uint64_t bits = word == from / 64 ? ~words_[word] & ~std::uint64_t{0} << from % 64 : ~words_[word];
+    if (bits != 0) return word * 64 + static_cast<std::size_t>(std::countr_zero(bits));
+  }
+  return kNodeSlots;
+}
+
+}  // namespace varve::chunks::format

@@ -1,0 +1,203 @@
+// What packs and map nodes look like on disk. Every byte of them is written and read here and in format.cpp (refs:
+// varve/chunks/ref.h, with the digest functions below). Integers are little-endian and of fixed width. Reserved bytes
+// are written as zero and refused when they are not. A digest is XXH3-128 (seed 0) in its canonical form: 16 bytes,
+// high half first, each half big-endian.
+//
+// Terms: a *record* is one encoded object (a chunk or a map node); its *payload* is the bytes stored for it, its
+// *plain* bytes what they decode to. A *pack* is a set of records that never grows; its *table* says where each is. An
+// *ordinal* is a record's position in the table, and with the pack's id it names the record for ever. A *generation*
+// counts how often a pack was rewritten. A *section* is one pack within a file.
+//
+// 1. Object name
+//
+//     packs/ab/ID.GEN.pack     ID  16 lower-case hex digits, the pack id; its low 8 bits are a section number (see 5)
+//                              ab  the first two digits of ID
+//                              GEN generation, decimal without leading zeros, from 0
+//
+//    A rewrite writes ID.(GEN+1).pack whole and durable, then removes ID.GEN.pack. Ids and ordinals stay. Any
+//    generation that is there is whole and right for the records that it has; of several the highest is read. Table
+//    and payloads are always taken from one generation: a reader that finds bytes missing or wrong looks up the
+//    highest generation, reads table and bytes again once, and then gives up (EIO).
+//
+// 2. Pack file (offsets from its beginning)
+//
+//     0                      16                             T                          T + 40 n          T + 40 n + 64
+//     +----------------------+-------------- ... ----------+------------ ... ----------+-----------------+
+//     | header, 16 bytes     | payloads, back to back      | table, n entries of 40    | trailer, 64     | end of file
+//     +----------------------+-------------- ... ----------+------------ ... ----------+-----------------+
+//
+//    At most 64 MiB and 65,536 records. Payloads have no alignment, no order and no framing of their own, and the
+//    bytes of a record that is gone may read as zeros (punched).
+//
+//     header   0   8  magic "VARVEPK1"
+//              8   2  version, 1
+//             10   6  reserved
+//
+//     entry    0  16  digest of the plain bytes
+//             16   8  offset of the payload; 16 <= offset, offset + stored <= T
+//             24   4  stored: bytes of payload, 1 … plain (raw: exactly plain)
+//             28   4  plain: bytes it decodes to (full, delta: the store's chunk size; node: 33 … 7,201)
+//             32   1  kind: 0 gone, 1 full, 2 delta, 3 node
+//             33   1  codec: 0 raw, 1 zstd (one or more zstd frames, no dictionary)
+//             34   6  reserved
+//                     an entry of kind 0 keeps the place of an ordinal whose record no longer exists: all other
+//                     bytes are zero
+//
+//     trailer  0   8  T, offset of the table
+//              8   8  length of the section, header and trailer included (here: of the file)
+//             16   8  pack id, the one in the name
+//             24   4  n, number of entries
+//             28   4  generation, the one in the name
+//             32   2  version, 1
+//             34   2  reserved
+//             36   4  length of the table, 40 n
+//             40  16  digest of the table followed by the trailer's bytes 0 … 39
+//             56   8  magic "VARVEEND"
+//
+//    The version changes when a reader of the former one would misread the file; readers refuse versions they do not
+//    know. The trailer repeats it so that a record needs two reads from a pack (its end and the payload), not three.
+//
+// 3. Payloads
+//
+//     full    a chunk, encoded by the entry's codec
+//     node    a map node, encoded by the entry's codec
+//     delta   (has its place in the format; version 1 neither writes nor reads it: such a record gives EIO)
+//              0    28  ref of the full record that it changes: never a delta
+//             28  b/8   bitmap of changed 4 KiB blocks, b = chunk size / 4096, rounded up to bytes; block i is bit
+//                       i % 8 of byte i / 8
+//                    …  the changed blocks in ascending order, encoded together by the entry's codec
+//             digest and plain length are those of the resulting chunk
+//
+// 4. Map node and ref (plain bytes of a node record)
+//
+//     node     0   1  level: 0 leaf … 3 root; its 256 slots are chunks (leaf) or nodes of the next lower level
+//              1  32  bitmap of the slots that are not all zeros; slot i is bit i % 8 of byte 1 + i / 8; never empty
+//             33   …  one ref of 28 bytes for each set bit, in ascending order
+//
+//     ref      0   8  pack id (never 0)
+//              8   4  ordinal
+//             12  16  digest of the record's plain bytes
+//                     all zeros: nothing, i.e. zeros (only where a root is expected, never in a node);
+//                     pack 0, ordinal 0xFFFFFFFF: a chunk that could not be read when its snapshot was committed
+//
+// 5. Several packs in one file (reserved; version 1 writes one pack a file, always section 0)
+//
+//    The low 8 bits of a pack id are the number of its section, and the file is named by the id with these bits
+//    cleared: so an id leads to its file without any lookup. Every section is a pack as in 2, all offsets counted from
+//    its own header. Behind the last section come one directory entry of 24 bytes per section {section's pack id u64,
+//    offset of its header in the file u64, length u64} and a closing trailer of 64 bytes with the magic "VARVEDIR"
+//    instead of "VARVEEND" and the directory's offset in place of T. A file of one section has neither: its last 8
+//    bytes tell the two apart. Version 1 refuses ids whose low 8 bits are not zero, and that magic.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "varve/chunks/codec.h"
+#include "varve/chunks/ref.h"
+#include "varve/core/bytes.h"
+#include "varve/core/digest.h"
+#include "varve/core/result.h"
+#include "varve/core/units.h"
+
+namespace varve::chunks::format {
+
+constexpr std::string_view kHeaderMagic = "VARVEPK1";
+constexpr std::string_view kTrailerMagic = "VARVEEND";
+constexpr std::uint16_t kVersion = 1;
+constexpr std::size_t kHeaderSize = 16;
+constexpr std::size_t kEntrySize = 40;
+constexpr std::size_t kTrailerSize = 64;
+constexpr std::size_t kDigestSize = 16;
+constexpr std::uint32_t kMaxRecords = 65536;
+constexpr std::uint64_t kSectionMask = 0xFF;  ///< the bits of a pack id that number its section
+
+constexpr std::size_t kNodeSlots = 256;
+constexpr std::size_t kNodeHeaderSize = 33;
+constexpr std::size_t kMaxNodeSize = kNodeHeaderSize + kNodeSlots * Ref::kEncodedSize;
+
+// ---- names
+
+[[nodiscard]] std::string pack_folder(PackId pack);
+[[nodiscard]] std::string pack_name(PackId pack, std::uint32_t generation);
+struct PackName {
+  PackId pack;
+  std::uint32_t generation = 0;
+};
+/// Of an object found in folder packs/`folder`. Nothing for names that are not a pack's.
+[[nodiscard]] std::optional<PackName> parse_pack_name(std::string_view folder, std::string_view name);
+
+// ---- digests
+
+void put_digest(ByteWriter& out, const Digest& digest);
+[[nodiscard]] Digest get_digest(ByteReader& in);
+
+// ---- packs
+
+/// A table entry in memory: 32 bytes.
+struct Entry {
+  Digest digest;
+  std::uint32_t offset = 0;
+  std::uint32_t stored = 0;
+  std::uint32_t plain = 0;
+  std::optional<RecordKind> kind;  ///< nothing: gone
+  Codec codec = Codec::raw;
+};
+static_assert(sizeof(Entry) == 32);
+
+struct Trailer {
+  std::uint64_t table_offset = 0;
+  std::uint32_t table_length = 0;
+  std::uint32_t count = 0;
+  std::uint32_t generation = 0;
+  PackId pack;
+};
+
+/// Appends the header to an empty pack.
+void put_header(std::vector<std::byte>& pack);
+/// Appends table and trailer behind the payloads: the pack is then complete.
+void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_t generation,
+                           std::span<const Entry> entries);
+
+/// EIO (damaged) unless it is a header this version reads.
+[[nodiscard]] Status check_header(std::span<const std::byte> header);
+/// Checks everything that can be checked without the table: what it returns fits in `file_size` and is that of `name`.
+[[nodiscard]] Result<Trailer> get_trailer(std::span<const std::byte, kTrailerSize> bytes, PackName name,
+                                          std::uint64_t file_size);
+/// `bytes`: the table followed by the trailer. EIO (damaged) when the digest or any entry is wrong; what it returns
+/// lies within the pack.
+[[nodiscard]] Result<std::vector<Entry>> get_table(const Trailer& trailer, std::span<const std::byte> bytes);
+
+// ---- map nodes
+
+using NodeSlots = std::array<MaybeRef, kNodeSlots>;
+
+/// The canonical bytes of a node: equal slots give equal bytes. At least one slot must be set.
+void put_node(std::vector<std::byte>& out, int level, const NodeSlots& slots);
+
+/// Reads a node in place; valid as long as the bytes are.
+class NodeView {
+ public:
+  NodeView() = default;
+  /// EIO (damaged) unless it is a node of this level with as many refs as set bits, at least one.
+  [[nodiscard]] static Result<NodeView> parse(std::span<const std::byte> bytes, int level);
+  [[nodiscard]] bool has(std::size_t slot) const { return (words_[slot / 64] >> (slot % 64) & 1) != 0; }
+  /// A set slot whose ref says "nothing" reads as a damaged ref, never as zeros.
+  [[nodiscard]] MaybeRef get(std::size_t slot) const;
+  /// The first slot >= `from` that is set (or, `next_clear`, not set); kNodeSlots when there is none.
+  [[nodiscard]] std::size_t next_set(std::size_t from) const;
+  [[nodiscard]] std::size_t next_clear(std::size_t from) const;
+  [[nodiscard]] std::span<const std::byte> bytes() const { return bytes_; }
+
+ private:
+  std::span<const std::byte> bytes_;
+  std::array<std::uint64_t, 4> words_{};
+};
+
+}  // namespace varve::chunks::format
