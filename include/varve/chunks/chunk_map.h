@@ -1,11 +1,16 @@
 // The chunk map: an immutable tree, chunk index -> ref, of one disk state. Height 4, fan-out 256, so 2^32 chunks.
 // A node is a record: kind `node`, its bytes: level u8 (0 = leaf), 32-byte bitmap, then one 28-byte ref per set bit.
-// A subtree of nothing but zeros has no node. States share every node that did not change.
+// A subtree of nothing but zeros has no node, and neither has the empty map. Equal contents give equal nodes. States
+// share every node that did not change.
+//
+// A damaged ref (rule 10) is a ref like any other here: it is found, visited and told apart from zeros.
+//
+// Cost: a map of n chunks, each alone in its leaf, has n leaves of 61 bytes; a dense one costs 28 bytes a chunk, 448 MiB
+// per TiB of 64 KiB chunks, incompressible.
 #pragma once
 
 #include <functional>
 #include <memory>
-#include <vector>
 
 #include "varve/chunks/chunk_store.h"
 
@@ -14,8 +19,8 @@ namespace varve::chunks {
 constexpr int kMapHeight = 4;
 constexpr std::uint64_t kMapFanOut = 256;
 
-/// A run of consecutive chunks of which nothing is known but that they are zeros, or one chunk with its ref.
-/// Reads maps. All functions: any thread; EIO (damaged) where a node is. Nodes come from the node cache.
+/// Reads maps. All functions: any thread; EIO (damaged) where a node is; system errors as they come. Nodes come from
+/// the node cache. Memory: one path of nodes. Ranges end at kMaxChunksPerImage, whatever their count says.
 class ChunkMap {
  public:
   ChunkMap(ChunkStore& store, MaybeRef root) : store_(store), root_(std::move(root)) {}
@@ -27,10 +32,11 @@ class ChunkMap {
   [[nodiscard]] Status for_each(ChunkIndex first, ChunkCount count,
                                 const std::function<Status(ChunkIndex, const Ref&)>& visit) const;
   /// The first chunk >= `from` that has a ref (`data`) or has none (`hole`); kMaxChunksPerImage when there is none.
+  /// next_hole reads every leaf of the data that it passes.
   [[nodiscard]] Result<ChunkIndex> next_data(ChunkIndex from) const;
   [[nodiscard]] Result<ChunkIndex> next_hole(ChunkIndex from) const;
-  /// Calls `visit` for each chunk of the range whose refs differ between this map and `other`; equal subtrees are
-  /// skipped unread. Equal content under different refs is reported as different.
+  /// Calls `visit` for each chunk of the range whose refs differ between this map and `other`, ascending; equal
+  /// subtrees are skipped unread. Equal content under different refs is reported as different.
   [[nodiscard]] Status diff(const ChunkMap& other, ChunkIndex first, ChunkCount count,
                             const std::function<Status(ChunkIndex, const MaybeRef& mine, const MaybeRef& theirs)>&
                                 visit) const;
@@ -48,18 +54,29 @@ class ChunkMap {
 
 /// Visits every record a root reaches, nodes included, once each per `Visitor`: `first_visit(ref)` returns false for
 /// what was seen before (then its subtree is not walked again). For collect and check. A node that cannot be read is
-/// reported to `on_damage` and the walk goes on.
+/// reported to `on_damage` and the walk goes on. Damaged chunk refs (rule 10) are visited, being in no pack. Never
+/// fails by itself.
 [[nodiscard]] Status walk_records(ChunkStore& store, const MaybeRef& root,
                                   const std::function<bool(const Ref&, RecordKind)>& first_visit,
                                   const std::function<void(const Ref&, const Error&)>& on_damage);
 
 /// Builds a new map from `base` by operations in ascending, non-overlapping order; what they do not touch stays the
-/// base's. Streams: memory is one node a level. Nodes equal to the base's or to known ones are shared.
-/// Whole aligned subtrees of zero() and splice() cost one ref, whatever they span.
+/// base's. Streams: memory is one node a level. A node equal to the base's in its place is the base's, without being
+/// encoded; others are shared where the writer finds them by digest. So a map built back to equal contents has the
+/// same root.
+///
+/// Whole aligned subtrees of zero() and splice() cost one ref, whatever they span. A splice whose two sides are not
+/// equally aligned goes chunk by chunk, but skips the source's empty subtrees whole.
+///
+/// The caller holds `base` and every `source` (RootRegistry) until the new root has an owner.
+///
+/// Errors: EINVAL (refused) for a range out of order or beyond kMaxChunksPerImage; EIO (damaged) for a node that had to
+/// be read; those of RecordWriter. After an error the builder only repeats it.
 class MapBuilder {
  public:
   MapBuilder(ChunkStore& store, RecordWriter& writer, const MaybeRef& base);
   ~MapBuilder();
+  /// Nothing: zeros.
   [[nodiscard]] Status set(ChunkIndex chunk, const MaybeRef& ref);
   [[nodiscard]] Status zero(ChunkIndex first, ChunkCount count);
   /// Chunks [first, first + count) become what `source` has at [source_first, …).

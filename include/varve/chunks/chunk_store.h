@@ -1,8 +1,10 @@
 // Records in packs: written by a RecordWriter, read through a ChunkStore that verifies each record against its
 // digest on every load from disk and keeps what it decoded in two byte-bounded caches (chunks; nodes and tables).
 //
-// Memory: the two budgets, plus one pack under construction per RecordWriter (kPackTarget + one record).
-// A pack table costs 40 bytes a record in the node cache: a 16 MiB pack of 64 KiB chunks at ratio 2.5, 25 KiB.
+// Memory: the two budgets, plus one pack under construction per RecordWriter (kPackTarget + one record + its table).
+// A pack table costs 32 bytes a record: for a 16 MiB pack of 64 KiB chunks at ratio 2.5, 20 KiB; so the tables' quarter
+// of a node cache of 64 MiB knows 13 GiB of packs, or 32 GiB of chunks. A map leaf costs up to 7 KiB: the rest knows
+// 7,000 of them, 110 GiB of image.
 #pragma once
 
 #include <cstddef>
@@ -17,7 +19,6 @@
 #include "varve/chunks/root_registry.h"
 #include "varve/core/result.h"
 #include "varve/core/single_flight_cache.h"
-#include "varve/core/thread_pool.h"
 #include "varve/objects/object_store.h"
 
 namespace varve::chunks {
@@ -25,13 +26,20 @@ namespace varve::chunks {
 constexpr std::uint64_t kPackTarget = 16 * kMiB;  ///< a pack is closed when it has grown to this
 constexpr std::uint64_t kMaxPackSize = 64 * kMiB;  ///< a larger one is refused as damaged
 
+constexpr std::size_t kPackRecordsTarget = 16384;  ///< also closed with this many: bounds a table to 512 KiB
+
 using Bytes = std::vector<std::byte>;
 using BytesPointer = std::shared_ptr<const Bytes>;
+
+using DigestFunction = Digest (*)(std::span<const std::byte>);
 
 struct ChunkStoreOptions {
   Compression compression;
   std::size_t chunk_cache_bytes = 256 * kMiB;
-  std::size_t node_cache_bytes = 64 * kMiB;  ///< map nodes and pack tables
+  std::size_t node_cache_bytes = 64 * kMiB;  ///< map nodes (three quarters) and pack tables (a quarter)
+  /// Tests put a weak function here, so that digests of different bytes collide, and chosen pack ids.
+  DigestFunction digest = &digest_of;
+  std::function<PackId()> new_pack_id;  ///< unset: random
 };
 
 struct RecordInfo {
@@ -53,6 +61,8 @@ class ChunkStore {
   [[nodiscard]] Geometry geometry() const;
   [[nodiscard]] const ChunkStoreOptions& options() const;
   [[nodiscard]] RootRegistry& registry();
+  /// The digest records of this store have.
+  [[nodiscard]] Digest digest(std::span<const std::byte> plain) const;
 
   /// The chunk's bytes, chunk_size of them. EIO (damaged) naming pack and ordinal when the pack is missing, cut,
   /// or the bytes do not match the digest; EIO for a damaged ref; system errors as they come.
@@ -61,18 +71,22 @@ class ChunkStore {
   [[nodiscard]] BytesPointer peek_chunk(const Ref& ref);
   /// A decoded and verified node record (chunk_map.h interprets it).
   [[nodiscard]] Result<BytesPointer> load_node(const Ref& ref);
-  /// Reads and verifies past all caches: for `check`.
+  /// Reads and verifies the record's bytes past all caches: for `check`, which calls pack_table() first for each pack
+  /// (the table that this goes by is the cached one).
   [[nodiscard]] Status verify_record(const Ref& ref, RecordKind kind);
 
   /// Ids of all packs in the object store.
   [[nodiscard]] Result<std::vector<PackId>> list_packs();
-  /// The table of a pack, verified. EIO (damaged) naming the file.
+  /// The table of a pack, read now and verified with header and trailer; records that are gone are left out. EIO
+  /// (damaged) naming the file.
   [[nodiscard]] Result<std::vector<RecordInfo>> pack_table(PackId pack);
   /// Stored size of a pack's file.
   [[nodiscard]] Result<ByteCount> pack_size(PackId pack);
-  /// Locator forgets, caches forget, bytes go. Only for condemned packs (root_registry.h).
+  /// Locator forgets, bytes go, caches forget. Only for condemned packs (root_registry.h). Absent is success. After an
+  /// error the pack may be there or not, never in part.
   [[nodiscard]] Status remove_pack(PackId pack);
-  /// Brings the locator in line with the packs that exist; `stop` is asked between packs. For the background.
+  /// Brings the locator in line with the packs that exist; `stop` (may be empty) is asked between packs: ECANCELED.
+  /// A pack that cannot be read is logged and left out. For the background.
   [[nodiscard]] Status reconcile_locator(const std::function<bool()>& stop);
 
   struct Counters {
@@ -96,19 +110,25 @@ class ChunkStore {
 
 /// Writes the records of one commit. A ref it returns is readable through the ChunkStore once the pack it is in is
 /// durable: after finish(), or earlier when the pack filled up. Everything it writes or shares is in its hold until
-/// it goes. One thread at a time; encoding may run in parallel beforehand (see put_chunk's two forms).
+/// it goes. One thread at a time; encoding may run in parallel beforehand: find_equal(), else encode_payload()
+/// anywhere, then append().
+///
+/// Errors: those of the object store (ENOSPC, EDQUOT, EIO …), EIO (damaged) from an encode that failed its check. An
+/// error leaves everything that was appended before in place; the same call, or finish(), may be tried again.
 class RecordWriter {
  public:
+  /// `store` and `hold` must outlive it; `hold` belongs to the store's registry.
   RecordWriter(ChunkStore& store, RootRegistry::Hold& hold);
   ~RecordWriter();  ///< without finish(): what was not yet durable is dropped
 
   /// A record with these bytes: an existing one found by digest (in this writer's open pack or through the locator),
-  /// compared byte by byte, or a new one.
+  /// compared byte by byte, or a new one. A chunk has chunk_size bytes, else EINVAL.
   [[nodiscard]] Result<Ref> put_chunk(std::span<const std::byte> plain);
   [[nodiscard]] Result<Ref> put_node(std::span<const std::byte> plain);
   /// The shareable record with exactly these bytes, if there is one (and it is now held).
   [[nodiscard]] std::optional<Ref> find_equal(RecordKind kind, const Digest& digest, std::span<const std::byte> plain);
-  /// Appends an already encoded record.
+  /// Appends an already encoded record, unless the open pack has the very same encoded bytes (two equal chunks that
+  /// were encoded at the same time). `digest` is ChunkStore::digest of its plain bytes. Deltas: EOPNOTSUPP.
   [[nodiscard]] Result<Ref> append(RecordKind kind, const Digest& digest, std::size_t plain_bytes, Encoded encoded);
   /// Makes everything appended durable. May be called more than once.
   [[nodiscard]] Status finish();

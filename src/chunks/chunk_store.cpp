@@ -1,0 +1,177 @@
+#include "varve/chunks/chunk_store.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <utility>
+
+#include "chunk_store_implementation.h"
+#include "varve/core/log.h"
+
+namespace varve::chunks {
+namespace {
+
+constexpr std::size_t kTableShare = 4;            ///< a quarter of the node cache
+constexpr std::size_t kCacheEntryOverhead = 256;  ///< list, hash table, control block, key twice
+
+std::size_t cost_of(const Bytes& bytes) {
+  return bytes.size() + kCacheEntryOverhead;
+}
+
+}  // namespace
+
+ChunkStore::Implementation::Implementation(objects::ObjectStore& object_store, Locator& record_locator,
+                                           RootRegistry& root_registry, Geometry store_geometry,
+                                           ChunkStoreOptions store_options)
+    : objects(object_store),
+      locator(record_locator),
+      registry(root_registry),
+      geometry(store_geometry),
+      options(std::move(store_options)),
+      packs(object_store, options.digest, options.node_cache_bytes / kTableShare),
+      chunks(options.chunk_cache_bytes),
+      nodes(options.node_cache_bytes - options.node_cache_bytes / kTableShare) {}
+
+Result<BytesPointer> ChunkStore::Implementation::load(const Ref& ref, RecordKind kind) {
+  return cache_for(kind).get(
+      ref,
+      [&]() -> Result<BytesPointer> {
+        auto bytes = packs.read_record(ref, kind, plain_bytes(kind));
+        if (!bytes && bytes.error().kind == ErrorKind::damaged) damaged_loads.fetch_add(1, std::memory_order_relaxed);
+        return bytes;
+      },
+      cost_of);
+}
+
+Result<BytesPointer> ChunkStore::Implementation::load_once(const Ref& ref, RecordKind kind) {
+  if (BytesPointer cached = cache_for(kind).peek(ref)) return cached;
+  return packs.read_record(ref, kind, plain_bytes(kind));
+}
+
+/// Deltas are left out: they cannot be shared by this version.
+std::vector<Locator::Entry> ChunkStore::Implementation::locator_entries(PackId pack,
+                                                                        std::span<const RecordInfo> records) const {
+  std::vector<Locator::Entry> entries;
+  entries.reserve(records.size());
+  for (const RecordInfo& record : records) {
+    if (record.kind == RecordKind::delta) continue;
+    entries.push_back({record.kind, Ref{pack, record.ordinal, record.digest}});
+  }
+  return entries;
+}
+
+ChunkStore::ChunkStore(objects::ObjectStore& objects, Locator& locator, RootRegistry& registry, Geometry geometry,
+                       ChunkStoreOptions options)
+    : implementation_(std::make_unique<Implementation>(objects, locator, registry, geometry, std::move(options))) {}
+
+ChunkStore::~ChunkStore() = default;
+
+Geometry ChunkStore::geometry() const {
+  return implementation_->geometry;
+}
+RootRegistry& ChunkStore::registry() {
+  return implementation_->registry;
+}
+const ChunkStoreOptions& ChunkStore::options() const {
+  return implementation_->options;
+}
+Digest ChunkStore::digest(std::span<const std::byte> plain) const {
+  return implementation_->options.digest(plain);
+}
+
+Result<BytesPointer> ChunkStore::load_chunk(const Ref& ref) {
+  return implementation_->load(ref, RecordKind::full);
+}
+BytesPointer ChunkStore::peek_chunk(const Ref& ref) {
+  return implementation_->chunks.peek(ref);
+}
+Result<BytesPointer> ChunkStore::load_node(const Ref& ref) {
+  return implementation_->load(ref, RecordKind::node);
+}
+
+Status ChunkStore::verify_record(const Ref& ref, RecordKind kind) {
+  VARVE_TRY(implementation_->packs.read_record(ref, kind, implementation_->plain_bytes(kind)));
+  return {};
+}
+
+Result<std::vector<PackId>> ChunkStore::list_packs() {
+  return implementation_->packs.list();
+}
+
+Result<std::vector<RecordInfo>> ChunkStore::pack_table(PackId pack) {
+  VARVE_TRY_ASSIGN(const PackTablePointer table, implementation_->packs.read_table_now(pack));
+  std::vector<RecordInfo> records;
+  records.reserve(table->entries.size());
+  for (std::uint32_t ordinal = 0; ordinal < table->entries.size(); ++ordinal) {
+    const format::Entry& entry = table->entries[ordinal];
+    if (!entry.kind) continue;
+    records.push_back({ordinal, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest});
+  }
+  return records;
+}
+
+Result<ByteCount> ChunkStore::pack_size(PackId pack) {
+  return implementation_->packs.file_size(pack);
+}
+
+Status ChunkStore::remove_pack(PackId pack) {
+  // Without a table nobody knows which digests lead here. They are misses: a hit is looked up in its pack's table.
+  std::vector<Locator::Entry> entries;
+  if (const auto records = pack_table(pack)) entries = implementation_->locator_entries(pack, *records);
+  if (const auto forgotten = implementation_->locator.forget_pack(pack, entries); !forgotten) {
+    log::warning("pack {:016x}: {}", pack.value(), forgotten.error().message);
+  }
+  return implementation_->packs.remove(pack);
+}
+
+Status ChunkStore::reconcile_locator(const std::function<bool()>& stop) {
+  const auto stopped = [&]() -> Status {
+    if (stop && stop()) return fail_refused(ECANCELED, "bringing the locator up to date was stopped");
+    return {};
+  };
+  // Known first: a pack written between the two lists is then only added again, never forgotten.
+  VARVE_TRY_ASSIGN(auto known, implementation_->locator.known_packs());
+  VARVE_TRY_ASSIGN(const auto existing, list_packs());
+  std::ranges::sort(known);
+  std::vector<PackId> gone;
+  std::vector<PackId> unknown;
+  std::ranges::set_difference(known, existing, std::back_inserter(gone));
+  std::ranges::set_difference(existing, known, std::back_inserter(unknown));
+  for (const PackId pack : gone) {
+    VARVE_TRY(stopped());
+    VARVE_TRY(implementation_->locator.forget_pack(pack, {}));
+  }
+  for (const PackId pack : unknown) {
+    VARVE_TRY(stopped());
+    RootRegistry::Hold hold(implementation_->registry);
+    if (!hold.try_hold(Ref{pack, 0, Digest{}})) continue;
+    const auto records = pack_table(pack);
+    if (!records) {
+      log::warning("locator: left out: {}", records.error().message);
+      continue;
+    }
+    VARVE_TRY(implementation_->locator.add_pack(pack, implementation_->locator_entries(pack, *records)));
+  }
+  return {};
+}
+
+ChunkStore::Counters ChunkStore::counters() const {
+  const auto chunks = implementation_->chunks.counters();
+  const auto nodes = implementation_->nodes.counters();
+  const PackReader& packs = implementation_->packs;
+  return {.chunk_cache_used = chunks.used,
+          .chunk_cache_hits = chunks.hits,
+          .chunk_cache_misses = chunks.misses,
+          .node_cache_used = nodes.used + packs.cache_used(),
+          .records_loaded = packs.records_loaded.load(std::memory_order_relaxed),
+          .bytes_loaded = packs.bytes_loaded.load(std::memory_order_relaxed),
+          .damaged_loads = implementation_->damaged_loads.load(std::memory_order_relaxed)};
+}
+
+void ChunkStore::drop_caches() {
+  implementation_->chunks.clear();
+  implementation_->nodes.clear();
+  implementation_->packs.drop_tables();
+}
+
+}  // namespace varve::chunks

@@ -1,0 +1,37 @@
+// What ChunkStore and RecordWriter share.
+#pragma once
+
+#include <atomic>
+
+#include "pack_reader.h"
+#include "varve/chunks/chunk_store.h"
+
+namespace varve::chunks {
+
+struct ChunkStore::Implementation {
+  Implementation(objects::ObjectStore& object_store, Locator& record_locator, RootRegistry& root_registry,
+                 Geometry store_geometry, ChunkStoreOptions store_options);
+
+  using RecordCache = SingleFlightCache<Ref, Bytes>;
+  /// What a record of this kind must decode to; 0: not fixed.
+  [[nodiscard]] std::size_t plain_bytes(RecordKind kind) const {
+    return kind == RecordKind::full ? geometry.chunk_bytes() : 0;
+  }
+  [[nodiscard]] RecordCache& cache_for(RecordKind kind) { return kind == RecordKind::node ? nodes : chunks; }
+  [[nodiscard]] Result<BytesPointer> load(const Ref& ref, RecordKind kind);
+  /// From the cache, or read without being kept there: a comparison must not push out what guests read.
+  [[nodiscard]] Result<BytesPointer> load_once(const Ref& ref, RecordKind kind);
+  [[nodiscard]] std::vector<Locator::Entry> locator_entries(PackId pack, std::span<const RecordInfo> records) const;
+
+  objects::ObjectStore& objects;
+  Locator& locator;
+  RootRegistry& registry;
+  const Geometry geometry;
+  const ChunkStoreOptions options;
+  PackReader packs;
+  RecordCache chunks;
+  RecordCache nodes;
+  std::atomic<std::size_t> damaged_loads{0};
+};
+
+}  // namespace varve::chunks

@@ -1,0 +1,206 @@
+#include "pack_reader.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+
+namespace varve::chunks {
+namespace {
+
+constexpr std::string_view kPacks = "packs";
+/// Read at once from a pack's end: covers trailer and table of most packs (1,636 records).
+constexpr std::size_t kTailRead = 64 * kKiB;
+
+std::string describe(PackId pack) {
+  return fmt::format("pack {:016x}", pack.value());
+}
+
+std::size_t cost_of(const PackTable& table) {
+  return sizeof(PackTable) + table.entries.size() * sizeof(format::Entry);
+}
+
+/// Damage may be a pack that was rewritten under our feet; what the system refuses is not.
+bool worth_another_try(const Error& error) {
+  return error.kind == ErrorKind::damaged;
+}
+
+}  // namespace
+
+Result<std::vector<PackId>> PackReader::list() {
+  std::vector<PackId> packs;
+  VARVE_TRY_ASSIGN(const auto folders, objects_.list_folders(kPacks));
+  for (const std::string& folder : folders) {
+    VARVE_TRY_ASSIGN(const auto names, objects_.list(fmt::format("{}/{}", kPacks, folder)));
+    for (const std::string& text : names) {
+      const auto name = format::parse_pack_name(folder, text);
+      if (!name) continue;
+      packs.push_back(name->pack);
+      note_generation(name->pack, name->generation);
+    }
+  }
+  std::ranges::sort(packs);
+  packs.erase(std::unique(packs.begin(), packs.end()), packs.end());
+  return packs;
+}
+
+Result<std::vector<std::uint32_t>> PackReader::generations(PackId pack) {
+  std::vector<std::uint32_t> found;
+  const std::string folder = format::pack_folder(pack);
+  VARVE_TRY_ASSIGN(const auto names, objects_.list(folder));
+  for (const std::string& text : names) {
+    const auto name = format::parse_pack_name(folder.substr(kPacks.size() + 1), text);
+    if (name && name->pack == pack) found.push_back(name->generation);
+  }
+  std::ranges::sort(found);
+  return found;
+}
+
+Result<PackTablePointer> PackReader::table(PackId pack) {
+  return tables_.get(
+      pack, [&] { return load_table(pack); }, cost_of);
+}
+
+Result<PackTablePointer> PackReader::load_table(PackId pack) {
+  if (pack == PackId{0} || (pack.value() & format::kSectionMask) != 0) {
+    return fail_damaged(describe(pack) + ": not an id that this version knows");
+  }
+  auto table = read_table({pack, known_generation(pack)});
+  if (table || !worth_another_try(table.error()) || !look_up_generation(pack)) return table;
+  return read_table({pack, known_generation(pack)});
+}
+
+Result<PackTablePointer> PackReader::read_table_now(PackId pack) {
+  (void)look_up_generation(pack);
+  tables_.drop(pack);
+  VARVE_TRY_ASSIGN(PackTablePointer table, this->table(pack));
+  const std::string name = format::pack_name(pack, table->generation);
+  std::array<std::byte, format::kHeaderSize> header{};
+  VARVE_TRY_ASSIGN(const std::size_t count, read_object(name, 0, header));
+  if (auto good = format::check_header(std::span(header).first(count)); !good) {
+    return tl::unexpected(good.error().in(name));
+  }
+  return table;
+}
+
+Result<PackTablePointer> PackReader::read_table(format::PackName pack) {
+  const std::string name = format::pack_name(pack.pack, pack.generation);
+  auto size = objects_.size(name);
+  if (!size && size.error().code == ENOENT) return fail_damaged(name + " is missing");
+  if (!size) return tl::unexpected(std::move(size).error());
+  const std::uint64_t file_size = size->value();
+  if (file_size < format::kHeaderSize + format::kTrailerSize) return fail_damaged(name + " is cut");
+  if (file_size > kMaxPackSize) return fail_damaged(name + " is larger than a pack can be");
+
+  Bytes end(std::min<std::size_t>(file_size, kTailRead));
+  VARVE_TRY_ASSIGN(std::size_t count, read_object(name, file_size - end.size(), end));
+  if (count != end.size()) return fail_damaged(name + " is cut");
+  const auto trailer = format::get_trailer(std::span(end).last<format::kTrailerSize>(), pack, file_size);
+  if (!trailer) return tl::unexpected(trailer.error().in(name));
+  const std::size_t wanted = trailer->table_length + format::kTrailerSize;
+  if (wanted > end.size()) {
+    end.resize(wanted);
+    VARVE_TRY_ASSIGN(count, read_object(name, trailer->table_offset, end));
+    if (count != end.size()) return fail_damaged(name + " is cut");
+  }
+  auto entries = format::get_table(*trailer, std::span(end).last(wanted));
+  if (!entries) return tl::unexpected(entries.error().in(name));
+  return std::make_shared<const PackTable>(PackTable{pack.generation, std::move(*entries)});
+}
+
+Result<ByteCount> PackReader::file_size(PackId pack) {
+  auto size = objects_.size(format::pack_name(pack, known_generation(pack)));
+  if (size || size.error().code != ENOENT || !look_up_generation(pack)) return size;
+  return objects_.size(format::pack_name(pack, known_generation(pack)));
+}
+
+bool PackReader::has(const Ref& ref, RecordKind kind) {
+  const auto pack = table(ref.pack);
+  if (!pack || ref.ordinal >= (*pack)->entries.size()) return false;
+  const format::Entry& entry = (*pack)->entries[ref.ordinal];
+  return entry.kind == kind && entry.digest == ref.digest;
+}
+
+Result<BytesPointer> PackReader::read_record(const Ref& ref, RecordKind kind, std::size_t plain_bytes) {
+  if (ref.damaged()) return fail_damaged(to_text(ref));
+  auto bytes = try_record(ref, kind, plain_bytes);
+  if (!bytes && worth_another_try(bytes.error())) {
+    // Perhaps it was rewritten between table and bytes: once more, with the newest of both.
+    tables_.drop(ref.pack);
+    (void)look_up_generation(ref.pack);
+    bytes = try_record(ref, kind, plain_bytes);
+  }
+  if (!bytes) return tl::unexpected(bytes.error().in(to_text(ref)));
+  records_loaded.fetch_add(1, std::memory_order_relaxed);
+  return bytes;
+}
+
+Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind kind, std::size_t plain_bytes) {
+  VARVE_TRY_ASSIGN(const PackTablePointer pack, table(ref.pack));
+  if (ref.ordinal >= pack->entries.size()) return fail_damaged("the pack has no such record");
+  const format::Entry& entry = pack->entries[ref.ordinal];
+  if (!entry.kind) return fail_damaged("the record is gone");
+  if (entry.kind == RecordKind::delta) return fail_damaged("delta records are not supported by this version");
+  if (entry.kind != kind || entry.digest != ref.digest) return fail_damaged("the pack has another record there");
+  if (plain_bytes != 0 && entry.plain != plain_bytes) return fail_damaged("the record has the wrong length");
+
+  Bytes payload(entry.stored);
+  VARVE_TRY_ASSIGN(const std::size_t count,
+                   read_object(format::pack_name(ref.pack, pack->generation), entry.offset, payload));
+  bytes_loaded.fetch_add(count, std::memory_order_relaxed);
+  if (count != payload.size()) return fail_damaged("the pack is cut");
+  if (entry.codec == Codec::raw) {
+    if (digest_(payload) != ref.digest) return fail_damaged("the record does not match its digest");
+    return std::make_shared<const Bytes>(std::move(payload));
+  }
+  Bytes plain(entry.plain);
+  VARVE_TRY(decode_payload(entry.codec, payload, plain));
+  if (digest_(plain) != ref.digest) return fail_damaged("the record does not match its digest");
+  return std::make_shared<const Bytes>(std::move(plain));
+}
+
+Result<std::size_t> PackReader::read_object(std::string_view name, std::uint64_t at, std::span<std::byte> out) {
+  auto count = objects_.read(name, ByteOffset{at}, out);
+  if (!count && count.error().code == ENOENT) return fail_damaged(fmt::format("{} is missing", name));
+  return count;
+}
+
+void PackReader::remember(PackId pack, PackTablePointer table) {
+  (void)tables_.get(
+      pack, [&]() -> Result<PackTablePointer> { return table; }, cost_of);
+}
+
+Status PackReader::remove(PackId pack) {
+  VARVE_TRY_ASSIGN(const auto existing, generations(pack));
+  for (const std::uint32_t generation : existing) {
+    VARVE_TRY(objects_.remove(format::pack_name(pack, generation)));
+  }
+  // After the bytes: a table that is loaded meanwhile is dropped here, one that is asked for later is not found.
+  tables_.drop(pack);
+  MutexLock lock(mutex_);
+  generations_.erase(pack);
+  return {};
+}
+
+std::uint32_t PackReader::known_generation(PackId pack) {
+  MutexLock lock(mutex_);
+  const auto it = generations_.find(pack);
+  return it == generations_.end() ? 0 : it->second;
+}
+
+void PackReader::note_generation(PackId pack, std::uint32_t generation) {
+  if (generation == 0) return;
+  MutexLock lock(mutex_);
+  auto& known = generations_[pack];
+  known = std::max(known, generation);
+}
+
+/// Takes note of the highest generation; false when there is none. Any that exists is right: see format.h.
+bool PackReader::look_up_generation(PackId pack) {
+  const auto existing = generations(pack);
+  if (!existing || existing->empty()) return false;
+  note_generation(pack, existing->back());
+  return true;
+}
+
+}  // namespace varve::chunks

@@ -1,0 +1,74 @@
+// Packs as objects: which there are, their tables (cached), and the verified bytes of one record.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <unordered_map>
+#include <vector>
+
+#include "format.h"
+#include "varve/chunks/chunk_store.h"
+#include "varve/core/single_flight_cache.h"
+#include "varve/core/sync.h"
+#include "varve/objects/object_store.h"
+
+namespace varve::chunks {
+
+/// One generation of a pack.
+struct PackTable {
+  std::uint32_t generation = 0;
+  std::vector<format::Entry> entries;
+};
+using PackTablePointer = std::shared_ptr<const PackTable>;
+
+/// Any thread. Keeps no file open and no memory but the table cache.
+class PackReader {
+ public:
+  PackReader(objects::ObjectStore& objects, DigestFunction digest, std::size_t table_cache_bytes)
+      : objects_(objects), digest_(digest), tables_(table_cache_bytes) {}
+
+  /// Ids of all packs there are, ascending.
+  [[nodiscard]] Result<std::vector<PackId>> list();
+  /// Generations of a pack that exist, ascending; none when there is no such pack.
+  [[nodiscard]] Result<std::vector<std::uint32_t>> generations(PackId pack);
+
+  /// From the cache or read. EIO (damaged) when missing or wrong.
+  [[nodiscard]] Result<PackTablePointer> table(PackId pack);
+  /// Read now, header included, past the cache.
+  [[nodiscard]] Result<PackTablePointer> read_table_now(PackId pack);
+  [[nodiscard]] Result<ByteCount> file_size(PackId pack);
+
+  /// Whether the record exists according to the table: false for any doubt.
+  [[nodiscard]] bool has(const Ref& ref, RecordKind kind);
+  /// The record's plain bytes, read and verified now; the table comes from the cache. `plain_bytes`: what it must
+  /// decode to (0: whatever the table says).
+  [[nodiscard]] Result<BytesPointer> read_record(const Ref& ref, RecordKind kind, std::size_t plain_bytes);
+
+  /// A pack that was just written: its table need not be read.
+  void remember(PackId pack, PackTablePointer table);
+  /// All generations, lowest first: what a crash leaves is then still the newest.
+  [[nodiscard]] Status remove(PackId pack);
+  void drop_tables() { tables_.clear(); }
+
+  [[nodiscard]] std::size_t cache_used() const { return tables_.counters().used; }
+  std::atomic<std::size_t> records_loaded{0};
+  std::atomic<std::size_t> bytes_loaded{0};
+
+ private:
+  [[nodiscard]] std::uint32_t known_generation(PackId pack) VARVE_EXCLUDES(mutex_);
+  void note_generation(PackId pack, std::uint32_t generation) VARVE_EXCLUDES(mutex_);
+  [[nodiscard]] bool look_up_generation(PackId pack);
+  [[nodiscard]] Result<PackTablePointer> load_table(PackId pack);
+  [[nodiscard]] Result<PackTablePointer> read_table(format::PackName name);
+  [[nodiscard]] Result<BytesPointer> try_record(const Ref& ref, RecordKind kind, std::size_t plain_bytes);
+  [[nodiscard]] Result<std::size_t> read_object(std::string_view name, std::uint64_t at, std::span<std::byte> out);
+
+  objects::ObjectStore& objects_;
+  const DigestFunction digest_;
+  SingleFlightCache<PackId, PackTable> tables_;
+  Mutex mutex_;
+  /// Only packs that were rewritten: all others are at generation 0, and no memory is spent on them.
+  std::unordered_map<PackId, std::uint32_t> generations_ VARVE_GUARDED_BY(mutex_);
+};
+
+}  // namespace varve::chunks
