@@ -20,7 +20,7 @@ namespace varve::store {
 constexpr char kControlSocketName[] = "control";
 constexpr std::size_t kMaxRequestSize = 64 * kKiB;
 /// A list of ten thousand snapshots takes 4 MiB; more than this is not an answer of ours.
-constexpr std::size_t kMaxReplySize = 1 * kGiB;
+constexpr std::size_t kMaxReplySize = 256 * kMiB;
 /// Connections served at once; each more is told so and closed.
 constexpr std::size_t kMaxConnections = 16;
 /// How long a client may take to send its request, or to accept a part of the answer.

@@ -1,0 +1,185 @@
+#include "commands.h"
+
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <csignal>
+#include <cstdio>
+#include <nlohmann/json.hpp>
+
+#include "mount.h"
+#include "print.h"
+#include "report.h"
+#include "requests.h"
+#include "size.h"
+#include "target.h"
+
+namespace varve::cli {
+namespace {
+
+using nlohmann::json;
+
+/// Set by SIGINT and SIGTERM: a command under way stops at its next convenience, and the store is closed properly.
+std::atomic<bool> interrupted{false};
+static_assert(std::atomic<bool>::is_always_lock_free);
+
+void stop_when_interrupted() {
+  struct sigaction action {};
+  action.sa_handler = [](int) { interrupted = true; };
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
+}
+
+store::CommandContext context_of_caller() {
+  store::CommandContext context;
+  context.user = ::getuid();
+  context.group = ::getgid();
+  context.stop = [] { return interrupted.load(); };
+  return context;
+}
+
+/// Runs one request on the store that the words name and prints the answer.
+int request(const Options& options, const Target& target, const json& question,
+            void (*print)(const json& answer)) {
+  stop_when_interrupted();
+  const auto answer = run_request(target.store, question, context_of_caller());
+  if (!answer) return report(answer.error());
+  options.json ? print_json(*answer) : print(*answer);
+  return kExitSuccess;
+}
+
+int run_init(const Options& options) {
+  const auto path = absolute_path(options.path);
+  if (!path) return report(path.error());
+  if (const auto made = store::Store::init(*path, options.init); !made) return report(made.error());
+  if (options.json) {
+    print_json(json{{"store", *path},
+                    {"chunk_size", options.init.chunk_size.value()},
+                    {"compression", options.init.compression.to_text()}});
+  } else {
+    fmt::print("{} is a store now; next: varve mount {} MOUNTPOINT\n", *path, options.path);
+  }
+  return kExitSuccess;
+}
+
+int run_mount(const Options& options) {
+  return mount_store(MountRequest{options.path, options.mountpoint, options.foreground, options.mount});
+}
+
+int run_list(const Options& options) {
+  const auto target = find_target(options.store, options.image);
+  if (!target) return report(target.error());
+  if (target->snapshot) {
+    return report(Error{EINVAL, ErrorKind::refused,
+                        fmt::format("{} is a snapshot; `varve info` tells about it", options.image)});
+  }
+  json question{{"command", "list"}};
+  if (target->names_image()) question["disk"] = target->disk ? *target->disk : *target->written;
+  return request(options, *target, question, target->names_image() ? print_snapshots : print_disks);
+}
+
+int run_info(const Options& options) {
+  const auto target = find_target(options.store, options.image);
+  if (!target) return report(target.error());
+  json question{{"command", target->names_image() ? "info" : "status"}};
+  target->add_to(question);
+  return request(options, *target, question, target->names_image() ? print_image : print_status);
+}
+
+int run_restore(const Options& options) {
+  const auto target = find_target(options.store, options.image);
+  if (!target) return report(target.error());
+  json question{{"command", "restore"}};
+  target->add_to(question);
+  if (options.to) question["to"] = *options.to;
+  return request(options, *target, question, [](const json& answer) {
+    fmt::print("{} is now {}@{} ({})\n", answer.at("disk").get<std::string>(),
+               answer.at("from").at("disk").get<std::string>(), answer.at("from").at("snapshot").get<std::string>(),
+               readable_size(answer.at("size").get<std::uint64_t>()));
+  });
+}
+
+int run_clone(const Options& options) {
+  const auto target = find_target(options.store, options.image);
+  if (!target) return report(target.error());
+  json question{{"command", "clone"}, {"name", options.name}};
+  target->add_to(question);
+  return request(options, *target, question, [](const json& answer) {
+    fmt::print("{} is a new disk ({})\n", answer.at("disk").get<std::string>(),
+               readable_size(answer.at("size").get<std::uint64_t>()));
+  });
+}
+
+/// The store of a command that takes it as its argument, or as --store.
+Result<Target> store_target(const Options& options) {
+  if (options.path.empty()) return find_target(options.store, "");
+  if (options.store) {
+    return fail_refused(EINVAL, "the store is given twice: as the argument and with --store");
+  }
+  VARVE_TRY_ASSIGN(auto path, find_store(options.path));
+  Target target;
+  target.store = std::move(path);
+  return target;
+}
+
+int run_check(const Options& options) {
+  const auto target = store_target(options);
+  if (!target) return report(target.error());
+  stop_when_interrupted();
+  auto context = context_of_caller();
+  Result<json> answer = [&] {
+    ProgressBar bar("checking");
+    context.progress = [&](std::uint64_t done, std::uint64_t total) { bar.show(done, total); };
+    return run_request(target->store, json{{"command", "check"}}, context);
+  }();
+  if (!answer) {
+    report(answer.error());
+    return answer.error().kind == ErrorKind::damaged ? kExitDamage : kExitFailure;
+  }
+  options.json ? print_json(*answer) : print_check(*answer);
+  return answer->value("clean", false) ? kExitSuccess : kExitDamage;
+}
+
+int run_collect(const Options& options) {
+  const auto target = store_target(options);
+  if (!target) return report(target.error());
+  return request(options, *target, json{{"command", "collect"}}, [](const json& answer) {
+    fmt::print("{} freed: {} of {} packs removed\n", readable_size(answer.at("bytes_removed").get<std::uint64_t>()),
+               answer.at("packs_removed").get<std::uint64_t>(), answer.at("packs_seen").get<std::uint64_t>());
+  });
+}
+
+int dispatch(const Options& options) {
+  switch (options.command) {
+    case Command::init:
+      return run_init(options);
+    case Command::mount:
+      return run_mount(options);
+    case Command::list:
+      return run_list(options);
+    case Command::info:
+      return run_info(options);
+    case Command::restore:
+      return run_restore(options);
+    case Command::clone:
+      return run_clone(options);
+    case Command::check:
+      return run_check(options);
+    case Command::collect:
+      break;
+  }
+  return run_collect(options);
+}
+
+}  // namespace
+
+int run(const Options& options) {
+  const int code = dispatch(options);
+  // What could not be written (a full disk, a closed pipe) was not said.
+  if (code == kExitSuccess && (std::fflush(stdout) != 0 || std::ferror(stdout) != 0)) {
+    return report(Error{errno, ErrorKind::system, "the answer could not be written to standard output"});
+  }
+  return code;
+}
+
+}  // namespace varve::cli

@@ -1,0 +1,59 @@
+// The command line: what may be said, and what was said. The only file that knows how it is parsed.
+#pragma once
+
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "mount_options.h"
+#include "varve/core/result.h"
+#include "varve/store/store.h"
+
+namespace CLI {
+class App;
+}
+
+namespace varve::cli {
+
+/// Exit codes; listed in varve(1), EXIT STATUS.
+enum ExitCode : int {
+  kExitSuccess = 0,
+  kExitFailure = 1,
+  kExitUsage = 2,
+  kExitDamage = 3,  ///< `check` found damage
+};
+
+enum class Command { init, mount, list, info, restore, clone, check, collect };
+
+/// What was said. Words are as typed: image.h finds out what they mean.
+struct Options {
+  Command command = Command::list;
+  bool json = false;
+  std::optional<std::string> store;  ///< --store
+  std::string path;                  ///< STORE of init, mount, check, collect; empty: not given
+  std::string image;                 ///< DISK, DISK@SNAPSHOT or a path; empty: not given
+  std::string name;                  ///< NEW of clone
+  std::optional<std::string> to;     ///< --to of restore
+  store::InitOptions init;
+  std::string mountpoint;
+  bool foreground = false;
+  MountOptions mount;
+};
+
+/// Either what to do, or how to exit at once (help, version, a mistake: everything is said already).
+struct Parsed {
+  std::optional<Options> options;
+  int exit_code = kExitSuccess;
+};
+[[nodiscard]] Parsed parse_command_line(int argc, const char* const* argv);
+
+/// An option as --help shows it, for the test that compares it with the manual pages.
+struct OptionHelp {
+  std::string command;             ///< empty: of varve itself
+  std::vector<std::string> names;  ///< "-s", "--store"
+};
+[[nodiscard]] std::vector<OptionHelp> all_options();
+/// What `varve COMMAND --help` prints; empty: `varve --help`.
+[[nodiscard]] std::string help_text(const std::string& command);
+
+}  // namespace varve::cli

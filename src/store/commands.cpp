@@ -1,0 +1,240 @@
+#include "varve/store/commands.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "varve/catalog/names.h"
+
+namespace varve::store {
+namespace {
+
+using nlohmann::json;
+
+Result<std::optional<std::string>> optional_string(const json& request, const char* key) {
+  const auto found = request.find(key);
+  if (found == request.end()) return std::nullopt;
+  if (!found->is_string()) return fail_refused(EINVAL, fmt::format("\"{}\" of a request must be a string", key));
+  return found->get<std::string>();
+}
+
+Result<std::string> required_string(const json& request, const char* key) {
+  VARVE_TRY_ASSIGN(auto value, optional_string(request, key));
+  if (!value) return fail_refused(EINVAL, fmt::format("the request lacks \"{}\"", key));
+  return *std::move(value);
+}
+
+tl::unexpected<Error> no_such_disk(std::string_view name) {
+  return fail(ENOENT, ErrorKind::absent,
+              fmt::format("there is no disk {}; `varve list` shows those there are", catalog::quoted(name)));
+}
+
+tl::unexpected<Error> no_such_snapshot(std::string_view disk, std::string_view name) {
+  return fail(ENOENT, ErrorKind::absent,
+              fmt::format("the disk {0} has no snapshot {1}; `varve list DISK` shows those it has",
+                          catalog::quoted(disk), catalog::quoted(name)));
+}
+
+Result<std::shared_ptr<Disk>> find_disk(Store& store, std::string_view name) {
+  auto found = store.find_disk(name);
+  if (!found && found.error().code == ENOENT) return no_such_disk(name);
+  return found;
+}
+
+Result<ImageName> find_image(Store& store, std::string_view disk, const std::optional<std::string>& snapshot) {
+  VARVE_TRY_ASSIGN(auto found, find_disk(store, disk));
+  if (!snapshot) return ImageName{std::move(found), SnapshotId{}};
+  auto entry = found->find_snapshot(*snapshot);
+  if (!entry) {
+    if (entry.error().code == ENOENT) return no_such_snapshot(disk, *snapshot);
+    return tl::unexpected(std::move(entry).error());
+  }
+  return ImageName{std::move(found), entry->id};
+}
+
+/// Whether only snapshots will do.
+enum class Wanted { image, snapshot };
+
+/// "DISK" or "DISK@SNAPSHOT", where either name may itself contain '@'.
+Result<ImageName> find_written_image(Store& store, const std::string& text, Wanted wanted) {
+  std::vector<ImageName> readings;
+  std::vector<std::string> meanings;
+  if (wanted == Wanted::image) {
+    if (auto disk = store.find_disk(text)) {
+      readings.push_back({*std::move(disk), SnapshotId{}});
+      meanings.push_back(fmt::format("the disk {}", catalog::quoted(text)));
+    }
+  }
+  for (auto at = text.find('@'); at != std::string::npos; at = text.find('@', at + 1)) {
+    const auto disk_name = text.substr(0, at);
+    const auto snapshot_name = text.substr(at + 1);
+    auto disk = store.find_disk(disk_name);
+    if (!disk) continue;
+    const auto snapshot = (*disk)->find_snapshot(snapshot_name);
+    if (!snapshot) continue;
+    readings.push_back({*std::move(disk), snapshot->id});
+    meanings.push_back(fmt::format("{}/{}", disk_name, snapshot_name));
+  }
+  if (readings.size() == 1) return std::move(readings.front());
+  if (readings.size() > 1) {
+    return fail_refused(EINVAL, fmt::format("{} may mean {} or {}; write DISK/SNAPSHOT to say which",
+                                            catalog::quoted(text), meanings[0], meanings[1]));
+  }
+  const auto at = text.find('@');
+  if (at == std::string::npos) {
+    if (wanted == Wanted::image || !store.find_disk(text)) return no_such_disk(text);
+    return fail_refused(EINVAL, fmt::format("{0} is a disk; say which of its snapshots: DISK@SNAPSHOT",
+                                            catalog::quoted(text)));
+  }
+  if (!store.find_disk(text.substr(0, at))) return no_such_disk(text.substr(0, at));
+  return no_such_snapshot(text.substr(0, at), text.substr(at + 1));
+}
+
+Result<ImageName> requested_image(Store& store, const json& request, Wanted wanted) {
+  VARVE_TRY_ASSIGN(const auto image, optional_string(request, "image"));
+  if (image) return find_written_image(store, *image, wanted);
+  VARVE_TRY_ASSIGN(const auto disk, required_string(request, "disk"));
+  VARVE_TRY_ASSIGN(const auto snapshot, optional_string(request, "snapshot"));
+  if (wanted == Wanted::snapshot && !snapshot) {
+    return fail_refused(EINVAL, fmt::format("{0} is a disk; say which of its snapshots: DISK@SNAPSHOT",
+                                            catalog::quoted(disk)));
+  }
+  return find_image(store, disk, snapshot);
+}
+
+json summary_of(Disk& disk) {
+  json out{{"name", disk.name()}, {"id", disk.id().value()}, {"created", to_iso8601(disk.created())}};
+  const auto image = disk.live().info();
+  if (image.exists) {
+    out["size"] = image.size.value();
+    out["allocated"] = image.allocated.value();
+    out["modified"] = to_iso8601(image.modified);
+  }
+  out["has_image"] = image.exists;
+  const auto snapshots = disk.snapshots();
+  out["snapshots"] = snapshots.size();
+  if (!snapshots.empty()) out["newest_snapshot"] = snapshots.back().name;
+  return out;
+}
+
+json summary_of(const SnapshotInfo& snapshot) {
+  json out{{"name", snapshot.name},
+           {"id", snapshot.id.value()},
+           {"state", snapshot.state == SnapshotStateKind::complete ? "complete" : "pending"},
+           {"percent", snapshot.percent},
+           {"time", to_iso8601(snapshot.time)},
+           {"size", snapshot.size.value()},
+           {"changed", snapshot.changed_bytes}};
+  if (snapshot.state == SnapshotStateKind::complete) out["stored"] = snapshot.stored_bytes;
+  return out;
+}
+
+Result<json> run_list(Store& store, const json& request, const CommandContext&) {
+  VARVE_TRY_ASSIGN(const auto name, optional_string(request, "disk"));
+  if (name) {
+    VARVE_TRY_ASSIGN(const auto disk, find_disk(store, *name));
+    json snapshots = json::array();
+    for (const auto& snapshot : disk->snapshots()) snapshots.push_back(summary_of(snapshot));
+    return json{{"disk", disk->name()}, {"snapshots", std::move(snapshots)}};
+  }
+  auto disks = store.disks();
+  std::sort(disks.begin(), disks.end(), [](const auto& a, const auto& b) { return a->name() < b->name(); });
+  json out = json::array();
+  for (const auto& disk : disks) out.push_back(summary_of(*disk));
+  return json{{"disks", std::move(out)}, {"damaged", store.damaged_disks()}};
+}
+
+Result<json> run_info(Store& store, const json& request, const CommandContext&) {
+  VARVE_TRY_ASSIGN(const auto image, requested_image(store, request, Wanted::image));
+  return store.describe(image);
+}
+
+Result<json> run_restore(Store& store, const json& request, const CommandContext&) {
+  VARVE_TRY_ASSIGN(const auto image, requested_image(store, request, Wanted::snapshot));
+  VARVE_TRY_ASSIGN(const auto to_name, optional_string(request, "to"));
+  auto to = image.disk;
+  if (to_name) {
+    auto found = store.find_disk(*to_name);
+    if (!found && found.error().code == ENOENT) {
+      return fail(ENOENT, ErrorKind::absent,
+                  fmt::format("there is no disk {} to restore to; `varve clone` makes a new one",
+                              catalog::quoted(*to_name)));
+    }
+    VARVE_TRY_ASSIGN(to, std::move(found));
+  }
+  VARVE_TRY_ASSIGN(const auto snapshot, image.disk->snapshot(image.snapshot));
+  VARVE_TRY(store.restore(image.disk, image.snapshot, to));
+  return json{{"disk", to->name()},
+              {"from", json{{"disk", image.disk->name()}, {"snapshot", snapshot.name}}},
+              {"size", snapshot.size.value()}};
+}
+
+Result<json> run_clone(Store& store, const json& request, const CommandContext& context) {
+  VARVE_TRY_ASSIGN(const auto image, requested_image(store, request, Wanted::image));
+  VARVE_TRY_ASSIGN(const auto name, required_string(request, "name"));
+  VARVE_TRY(catalog::validate_name(name, catalog::NameKind::disk));
+  Attributes directory = image.disk->directory_attributes();
+  directory.owner = context.user;
+  directory.group = context.group;
+  directory.xattrs.clear();
+  json from{{"disk", image.disk->name()}};
+  if (image.snapshot != SnapshotId{}) {
+    VARVE_TRY_ASSIGN(const auto snapshot, image.disk->snapshot(image.snapshot));
+    from["snapshot"] = snapshot.name;
+  }
+  VARVE_TRY_ASSIGN(const auto made, store.clone(image, name, directory));
+  return json{{"disk", made->name()}, {"from", std::move(from)}, {"size", made->live().info().size.value()}};
+}
+
+Result<json> run_check(Store& store, const json&, const CommandContext& context) {
+  VARVE_TRY_ASSIGN(const auto report, store.check(context.progress, context.stop));
+  json damaged = json::array();
+  for (const auto& damage : report.records.damaged) {
+    damaged.push_back(json{{"image", damage.target}, {"chunks", damage.chunks}, {"first", damage.first}});
+  }
+  return json{{"clean", report.clean()},
+              {"records", report.records.records},
+              {"bytes", report.records.bytes},
+              {"damaged", std::move(damaged)},
+              {"problems", report.problems}};
+}
+
+Result<json> run_collect(Store& store, const json&, const CommandContext& context) {
+  VARVE_TRY_ASSIGN(const auto collected, store.collect(context.stop));
+  return json{{"live_records", collected.live_records},
+              {"packs_seen", collected.packs_seen},
+              {"packs_removed", collected.packs_removed},
+              {"bytes_removed", collected.bytes_removed}};
+}
+
+Result<json> run_status(Store& store, const json&, const CommandContext&) { return store.status(); }
+
+struct Command {
+  std::string_view name;
+  Result<json> (*run)(Store&, const json&, const CommandContext&);
+};
+
+constexpr std::array kCommands{
+    Command{"status", run_status}, Command{"list", run_list},   Command{"info", run_info},
+    Command{"restore", run_restore}, Command{"clone", run_clone}, Command{"check", run_check},
+    Command{"collect", run_collect},
+};
+
+}  // namespace
+
+Result<json> run_command(Store& store, const json& request, const CommandContext& context) {
+  if (!request.is_object()) return fail_refused(EINVAL, "a request must be one JSON object");
+  VARVE_TRY_ASSIGN(const auto name, required_string(request, "command"));
+  for (const auto& command : kCommands) {
+    if (command.name == name) return command.run(store, request, context);
+  }
+  return fail_refused(EINVAL, fmt::format("there is no command {}", catalog::quoted(name)));
+}
+
+}  // namespace varve::store
