@@ -7,7 +7,6 @@
 #include <vector>
 
 #include "varve/chunks/chunk_map.h"
-#include "varve/core/thread_pool.h"
 
 namespace varve::snapshot {
 
@@ -19,20 +18,24 @@ struct CheckTarget {
 
 struct Damage {
   std::string target;
-  std::uint64_t chunks = 0;      ///< damaged or unreachable chunks
-  std::string first;             ///< a sentence: the first of them, offset, pack and reason
+  std::uint64_t chunks = 0;  ///< damaged chunks, and all that a damaged node of the map spans in the image
+  std::string first;         ///< a sentence: the first of them, offset, pack and reason
 };
 
 struct Checked {
-  std::uint64_t records = 0;     ///< distinct records verified
-  std::uint64_t bytes = 0;       ///< stored bytes read
-  std::vector<Damage> damaged;   ///< exactly the targets that cannot be read whole, in the order given
+  std::uint64_t records = 0;    ///< distinct records verified
+  std::uint64_t bytes = 0;      ///< stored bytes that the ChunkStore read meanwhile
+  std::vector<Damage> damaged;  ///< exactly the targets that cannot be read whole, in the order given
 };
 
-/// Each distinct record is read once, past all caches. `progress(done, total)` in records, total may grow; from any
-/// thread. Damage is a result, not an error.
-[[nodiscard]] Result<Checked> check_targets(chunks::ChunkStore& chunks, const std::vector<CheckTarget>& targets,
-                                            const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
-                                            const std::function<bool()>& stop);
+/// Each distinct record is read once, past all caches, and the table of each pack it is in. `progress(done, total)` in
+/// records, total grows while maps are walked; on the caller's thread. Damage is a result; an error is a machine short
+/// of something (ENOMEM, EMFILE …), or ECANCELED when `stop` said so. Both functions may be empty. A target whose root
+/// is being collected is left out: it was deleted meanwhile.
+///
+/// Cost: one read per distinct record; memory one bit for each, and an entry for each that is lost.
+[[nodiscard]] Result<Checked> check_targets(
+    chunks::ChunkStore& chunks, const std::vector<CheckTarget>& targets,
+    const std::function<void(std::uint64_t done, std::uint64_t total)>& progress, const std::function<bool()>& stop);
 
 }  // namespace varve::snapshot

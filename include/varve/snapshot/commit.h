@@ -1,5 +1,6 @@
 // Commit: moves the frozen chunks of a disk's oldest pending snapshot into packs and builds its map. The durable order
-// (packs, nodes, log record, then the disk lets go) is the caller's last two steps; src/snapshot/commit.cpp opens with it.
+// (packs, nodes, log record, then the disk lets go) is the caller's last two steps; src/snapshot/commit.cpp opens with
+// it.
 #pragma once
 
 #include <atomic>
@@ -28,8 +29,10 @@ struct Committed {
 };
 
 /// Packs and nodes are durable on return; everything the result stands on is in `hold`, which must live until the
-/// root has an owner. ECANCELED when `stop` said so. Other errors: nothing happened but garbage packs; try again
-/// later. `encoders` compress in parallel; must not be the caller's own pool.
+/// root has an owner. ECANCELED when `stop` (may be empty; asked at least once a chunk) said so. Other errors: nothing
+/// happened but garbage packs; try again later. `encoders` compress in parallel; must not be the caller's own pool.
+///
+/// Memory: 64 chunks (or 16 MiB of them, if larger) with their encodings, and the writer's pack.
 [[nodiscard]] Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending,
                                               chunks::ChunkStore& chunks, chunks::RootRegistry::Hold& hold,
                                               ThreadPool& encoders, CommitProgress& progress,

@@ -10,11 +10,17 @@
 namespace varve::snapshot {
 
 /// One image of an immutable map. Any thread. Sequential readers are noticed (several at once, told apart by where
-/// they are) and prefetched in parallel through `prefetchers`; random readers are not.
+/// they are) and prefetched in parallel through `prefetchers`, 4 MiB or half the chunk cache ahead at most; random
+/// readers are not, but for the further chunks of a read that spans several.
+///
+/// `chunks` and `prefetchers` must outlive it, and `chunks` what it has queued there: drain the pool, or let it go,
+/// before the store. Memory: 160 KiB of map leaves; chunks are in the store's cache.
 class SnapshotImage {
  public:
   SnapshotImage(chunks::ChunkStore& chunks, chunks::MaybeRef root, ByteCount size, ThreadPool& prefetchers);
   ~SnapshotImage();
+  SnapshotImage(const SnapshotImage&) = delete;
+  SnapshotImage& operator=(const SnapshotImage&) = delete;
   [[nodiscard]] ByteCount size() const;
   /// Short only at the end. EIO (damaged) says chunk and pack.
   [[nodiscard]] Result<std::size_t> read(ByteOffset at, std::span<std::byte> out);

@@ -1,0 +1,211 @@
+// Check: every record that the targets stand on, read and verified once, and for each target what of it is lost.
+//
+// Targets share most of their maps, so what is known of a subtree is kept: one bit for a node below which all is well,
+// and an entry with count and first loss for each node below which something is not. A later target that reaches the
+// node takes that over. Only the few nodes that an image's end cuts (one a level) are looked through once more for each
+// target, since what lies behind the end does not count; their records are still read once.
+#include "varve/snapshot/check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <memory>
+#include <unordered_map>
+#include <utility>
+
+#include "record_set.h"
+#include "unreadable.h"
+
+namespace varve::snapshot {
+namespace {
+
+using chunks::RecordKind;
+using chunks::Ref;
+
+constexpr std::uint64_t kProgressEvery = 64;  ///< records
+
+/// Chunks below a node (or the chunk itself: level -1).
+constexpr std::uint64_t span_of(int level) {
+  std::uint64_t span = 1;
+  for (int i = -1; i < level; ++i) span *= chunks::kMapFanOut;
+  return span;
+}
+
+/// Why a record is lost: shared by all that stand on it.
+using Reason = std::shared_ptr<const std::string>;
+
+/// What is lost below a node; chunks are counted from the node's first.
+struct Loss {
+  std::uint64_t chunks = 0;
+  std::uint64_t first = 0;
+  Reason reason;
+
+  void add(const Loss& other, std::uint64_t at) {
+    if (other.chunks == 0) return;
+    if (chunks == 0) {
+      first = at + other.first;
+      reason = other.reason;
+    }
+    chunks += other.chunks;
+  }
+};
+
+class Checker {
+ public:
+  Checker(chunks::ChunkStore& chunks, const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+          const std::function<bool()>& stop)
+      : chunks_(chunks), progress_(progress), stop_(stop), bytes_before_(chunks.counters().bytes_loaded) {}
+
+  Status check(const CheckTarget& target);
+  Checked finish();
+
+ private:
+  /// `inside`: how many of the subtree's chunks lie in the image.
+  Result<Loss> check_subtree(const Ref& ref, int level, std::uint64_t inside);
+  Result<Loss> check_slots(const Ref& node, int level, std::uint64_t inside);
+  /// Reads the record unless that was done before. Nothing: it is well.
+  Result<Reason> verify(const Ref& ref, RecordKind kind);
+  Result<Reason> verify_now(const Ref& ref, RecordKind kind);
+  Result<Reason> verify_table(PackId pack);
+  void discovered(const Ref& ref, int level);
+
+  chunks::ChunkStore& chunks_;
+  const std::function<void(std::uint64_t, std::uint64_t)>& progress_;
+  const std::function<bool()>& stop_;
+  const std::uint64_t bytes_before_;
+  RecordSet seen_chunks_;  ///< found in a node; the basis of `total`
+  RecordSet seen_nodes_;
+  RecordSet read_chunks_;
+  RecordSet read_nodes_;
+  RecordSet sound_;                       ///< nodes below which nothing is lost
+  std::unordered_map<Ref, Loss> losses_;  ///< nodes below which something is
+  std::unordered_map<Ref, Reason> lost_;  ///< records that were read and are not well
+  std::unordered_map<PackId, Reason> tables_;
+  Checked checked_;
+};
+
+Status Checker::check(const CheckTarget& target) {
+  if (!target.root) return {};
+  constexpr int kRootLevel = chunks::kMapHeight - 1;
+  const std::uint64_t inside = std::min(chunks_.geometry().chunks_in(target.size).value(), span_of(kRootLevel));
+  if (inside == 0) return {};
+  discovered(*target.root, kRootLevel);
+  VARVE_TRY_ASSIGN(const Loss loss, check_subtree(*target.root, kRootLevel, inside));
+  if (loss.chunks == 0) return {};
+  const ByteOffset at = chunks_.geometry().start_of(ChunkIndex{loss.first});
+  checked_.damaged.push_back(
+      {target.name, loss.chunks, fmt::format("chunk {} (bytes from {}): {}", loss.first, at.value(), *loss.reason)});
+  return {};
+}
+
+Checked Checker::finish() {
+  if (progress_) progress_(checked_.records, seen_chunks_.size() + seen_nodes_.size());
+  checked_.bytes = chunks_.counters().bytes_loaded - bytes_before_;
+  return std::move(checked_);
+}
+
+Result<Loss> Checker::check_subtree(const Ref& ref, int level, std::uint64_t inside) {
+  if (level < 0) {
+    VARVE_TRY_ASSIGN(const Reason reason, verify(ref, RecordKind::full));
+    return reason ? Loss{1, 0, reason} : Loss{};
+  }
+  const bool whole = inside >= span_of(level);
+  if (whole && sound_.contains(ref)) return Loss{};
+  if (const auto known = losses_.find(ref); whole && known != losses_.end()) return known->second;
+  VARVE_TRY_ASSIGN(Loss loss, check_slots(ref, level, inside));
+  if (!whole) return loss;
+  if (loss.chunks == 0) {
+    sound_.insert(ref);
+  } else {
+    losses_.emplace(ref, loss);
+  }
+  return loss;
+}
+
+Result<Loss> Checker::check_slots(const Ref& node, int level, std::uint64_t inside) {
+  const std::uint64_t covered = std::min(inside, span_of(level));
+  VARVE_TRY_ASSIGN(const Reason reason, verify(node, RecordKind::node));
+  if (reason) return Loss{covered, 0, reason};
+  std::vector<std::pair<std::uint64_t, Ref>> children;
+  const std::uint64_t step = span_of(level - 1);
+  const Status listed = chunks::for_each_slot(chunks_, node, level, [&](std::size_t slot, const Ref& ref) -> Status {
+    const std::uint64_t at = slot * step;
+    if (at >= inside) return {};
+    discovered(ref, level - 1);
+    children.emplace_back(at, ref);
+    return {};
+  });
+  if (!listed) {
+    if (!bytes_are_lost(listed.error())) return tl::unexpected(listed.error());
+    return Loss{covered, 0, std::make_shared<const std::string>(listed.error().message)};
+  }
+  Loss loss;
+  for (const auto& [at, ref] : children) {
+    VARVE_TRY_ASSIGN(const Loss below, check_subtree(ref, level - 1, inside - at));
+    loss.add(below, at);
+  }
+  return loss;
+}
+
+void Checker::discovered(const Ref& ref, int level) {
+  if (!ref.damaged()) (level < 0 ? seen_chunks_ : seen_nodes_).insert(ref);
+}
+
+Result<Reason> Checker::verify(const Ref& ref, RecordKind kind) {
+  static const Reason kUnreadable =
+      std::make_shared<const std::string>("it could not be read from the live image when the snapshot was committed");
+  if (ref.damaged()) return kUnreadable;
+  RecordSet& read = kind == RecordKind::node ? read_nodes_ : read_chunks_;
+  if (read.contains(ref)) {
+    const auto known = lost_.find(ref);
+    return known == lost_.end() ? Reason{} : known->second;
+  }
+  if (stop_ && stop_()) return fail(ECANCELED, ErrorKind::refused, "the check was stopped");
+  VARVE_TRY_ASSIGN(const Reason reason, verify_now(ref, kind));
+  read.insert(ref);
+  if (reason) lost_.emplace(ref, reason);
+  ++checked_.records;
+  if (progress_ && checked_.records % kProgressEvery == 0) {
+    progress_(checked_.records, seen_chunks_.size() + seen_nodes_.size());
+  }
+  return reason;
+}
+
+/// Lost bytes are a finding; a machine that is short of something is an error.
+Result<Reason> Checker::verify_now(const Ref& ref, RecordKind kind) {
+  VARVE_TRY_ASSIGN(const Reason table, verify_table(ref.pack));
+  if (table) return table;
+  const Status verified = chunks_.verify_record(ref, kind);
+  if (verified) return Reason{};
+  if (!bytes_are_lost(verified.error())) return tl::unexpected(verified.error());
+  return std::make_shared<const std::string>(verified.error().message);
+}
+
+/// Once a pack, from disk: verify_record() goes by a table that may be in the cache.
+Result<Reason> Checker::verify_table(PackId pack) {
+  if (const auto known = tables_.find(pack); known != tables_.end()) return known->second;
+  Reason reason;
+  if (const auto table = chunks_.pack_table(pack); !table) {
+    if (!bytes_are_lost(table.error())) return tl::unexpected(table.error());
+    reason = std::make_shared<const std::string>(table.error().message);
+  }
+  tables_.emplace(pack, reason);
+  return reason;
+}
+
+}  // namespace
+
+Result<Checked> check_targets(chunks::ChunkStore& chunks, const std::vector<CheckTarget>& targets,
+                              const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
+                              const std::function<bool()>& stop) {
+  // A snapshot that is deleted meanwhile must not look damaged because collect took its packs.
+  chunks::RootRegistry::Hold hold(chunks.registry());
+  Checker checker(chunks, progress, stop);
+  for (const CheckTarget& target : targets) {
+    if (!hold.try_hold_root(target.root)) continue;
+    VARVE_TRY(checker.check(target));
+  }
+  return checker.finish();
+}
+
+}  // namespace varve::snapshot

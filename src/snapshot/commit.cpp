@@ -1,0 +1,397 @@
+// Commit: the frozen chunks of a disk's oldest pending snapshot become records, and its map is built on P, the map of
+// its parent.
+//
+// Durable order. A step begins when the one before it is durable; a crash between any two loses nothing:
+//
+//     step                                             by                     a crash after it leaves
+//  1  packs of chunks and of map nodes                 RecordWriter::finish   garbage packs; commit starts again
+//  2  log record "snapshot" with the root              caller                 complete and still pending: the log wins
+//  3  successor's P := root, pending record and pins   LiveDisk::committed    nothing to do
+//     go, in this order (rules 4, 5)
+//
+// What a frozen run becomes, by its place at the freeze:
+//
+//     Zero           no entry                           MapBuilder::zero, whole subtrees for one ref
+//     Base           what L has there                   MapBuilder::splice, subtrees shared
+//     Home, Detour   chunk by chunk, see below          MapBuilder::set
+//     (unchanged)    what P has                         not touched
+//     behind the end no entry                           MapBuilder::zero
+//
+// States of a chunk between its reading and the map. Only the commit's own thread changes them:
+//
+//     state     entered in                 when                                  left in
+//     known     take_chunk                 zeros; unreadable (rule 10); a record apply_chunk
+//                                          with these bytes found by digest
+//     in flight take_chunk -> encoders     else: compared with P's chunk where   apply_chunk, waits for the encoder;
+//                                          the digest is P's, encoded where it   encoded: appended, equal: P's ref
+//                                          is not or the bytes differ
+//     applied   apply_chunk                its ref is in the map                 -
+//
+// Invariants:
+//  1. MapBuilder gets its operations in ascending order, RecordWriter its records in the order of the chunks:
+//  neighbours
+//     in the image are neighbours in a pack. steps_ is that order.
+//  2. A ref enters the map only while something in `hold` keeps it: P's or L's root (P's refs, splices), find_equal or
+//     append.
+//  3. Two chunks become one only after their bytes were compared: with P's in compare_or_encode, with any other in
+//     RecordWriter::find_equal, or, when both were in flight, their encodings in RecordWriter::append.
+//  4. Memory: at most in_flight_limit() chunks with their encodings, and kMostSteps operations that have no bytes.
+//  5. A chunk that the medium does not give back becomes a damaged ref (rule 10), and no other chunk suffers. P's chunk
+//     that does not load is merely "not equal": the bytes at hand replace it.
+//  6. Nobody sees anything of this before step 2: on an error or a stop whatever was written is garbage.
+//  7. The encoders work on buffers of in-flight steps; so nothing leaves this file before they have all answered.
+#include "varve/snapshot/commit.h"
+
+#include <algorithm>
+#include <cassert>
+#include <chrono>
+#include <deque>
+#include <future>
+#include <memory>
+#include <optional>
+#include <unordered_set>
+
+#include "leaf.h"
+#include "same_bytes.h"
+#include "unreadable.h"
+#include "varve/chunks/codec.h"
+#include "varve/core/buffer.h"
+#include "varve/core/log.h"
+
+namespace varve::snapshot {
+namespace {
+
+using chunks::MaybeRef;
+using chunks::Ref;
+
+constexpr std::size_t kMostChunksInFlight = 64;
+constexpr std::size_t kMostBytesInFlight = 16 * kMiB;
+constexpr std::size_t kFewestInFlight = 2;
+constexpr std::size_t kMostSteps = 4096;
+constexpr std::size_t kRunsAtATime = 256;
+constexpr int kReadAttempts = 2;
+
+std::size_t in_flight_limit(Geometry geometry) {
+  return std::clamp(kMostBytesInFlight / geometry.chunk_bytes(), kFewestInFlight, kMostChunksInFlight);
+}
+
+/// What an encoder made of a chunk: nothing when P's chunk has the same bytes.
+using Outcome = std::optional<chunks::Encoded>;
+
+/// Runs on an encoder. `parent`: set when its digest is that of `bytes`.
+Result<Outcome> compare_or_encode(chunks::ChunkStore& chunks, std::span<const std::byte> bytes,
+                                  const MaybeRef& parent) {
+  if (parent) {
+    const auto loaded = chunks.load_chunk(*parent);
+    if (loaded && same_bytes(**loaded, bytes)) return Outcome{};
+  }
+  VARVE_TRY_ASSIGN(chunks::Encoded encoded, chunks::encode_payload(bytes, chunks.options().compression));
+  return Outcome{std::move(encoded)};
+}
+
+/// One operation on the map, in the order of the image.
+struct Step {
+  enum class Kind { zeros, base, chunk };
+  Kind kind = Kind::chunk;
+  ChunkIndex first;
+  ChunkCount count{1};
+  // base
+  MaybeRef root;
+  ChunkIndex source;
+  // chunk
+  MaybeRef known;                          ///< the ref, unless in flight; nothing: zeros
+  std::optional<BufferPool::Lease> bytes;  ///< until known, or while in flight
+  Digest digest;
+  MaybeRef parent;  ///< P's ref; when in flight only if it has the same digest
+  std::future<Result<Outcome>> in_flight;
+
+  [[nodiscard]] bool must_wait() const {
+    return in_flight.valid() && in_flight.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+  }
+};
+
+class Commit {
+ public:
+  Commit(disk::LiveDisk& live, const disk::PendingInfo& pending, chunks::ChunkStore& chunks,
+         chunks::RootRegistry::Hold& hold, ThreadPool& encoders, CommitProgress& progress,
+         const std::function<bool()>& stop)
+      : live_(live),
+        pending_(pending),
+        chunks_(chunks),
+        hold_(hold),
+        encoders_(encoders),
+        progress_(progress),
+        stop_(stop),
+        geometry_(chunks.geometry()),
+        end_(geometry_.chunks_in(pending.size).value()),
+        parent_(chunks, chunks::from_opaque(live.parent_root())),
+        buffers_(geometry_.chunk_bytes(), in_flight_limit(geometry_)),
+        writer_(chunks, hold),
+        builder_(chunks, writer_, parent_.root()) {}
+  ~Commit() { wait_for_encoders(); }
+  Commit(const Commit&) = delete;
+  Commit& operator=(const Commit&) = delete;
+
+  Result<Committed> run();
+
+ private:
+  Status hold_root(const MaybeRef& root);
+  Status for_each_run(const std::function<Status(const disk::FrozenRun&)>& visit);
+  Status check_stop() const;
+  Status count_chunks();
+  Status take_run(const disk::FrozenRun& run);
+  Status take_step(Step step);
+  Status take_chunk(ChunkIndex chunk);
+  Status read(ChunkIndex chunk, std::span<std::byte> out);
+  void classify(Step& step);
+  void send_to_encoders(Step& step);
+  Result<MaybeRef> parent_ref(ChunkIndex chunk);
+  Status apply_front();
+  Status apply_chunk(Step& step);
+  Result<Ref> append(const Digest& digest, chunks::Encoded encoded);
+  void wait_for_encoders();
+
+  disk::LiveDisk& live_;
+  const disk::PendingInfo& pending_;
+  chunks::ChunkStore& chunks_;
+  chunks::RootRegistry::Hold& hold_;
+  ThreadPool& encoders_;
+  CommitProgress& progress_;
+  const std::function<bool()>& stop_;
+  const Geometry geometry_;
+  const std::uint64_t end_;  ///< chunks of the image
+  const chunks::ChunkMap parent_;
+  std::shared_ptr<const Leaf> parent_leaf_;
+  std::unordered_set<Ref> held_roots_;
+  BufferPool buffers_;  ///< before steps_, whose leases go back to it
+  chunks::RecordWriter writer_;
+  chunks::MapBuilder builder_;
+  std::deque<std::unique_ptr<Step>> steps_;  ///< invariant 1
+  std::size_t chunks_in_flight_ = 0;
+  Committed result_;
+};
+
+Result<Committed> Commit::run() {
+  VARVE_TRY(hold_root(parent_.root()));
+  VARVE_TRY(count_chunks());
+  VARVE_TRY(for_each_run([this](const disk::FrozenRun& run) { return take_run(run); }));
+  while (!steps_.empty()) {
+    VARVE_TRY(check_stop());
+    VARVE_TRY(apply_front());
+  }
+  if (end_ < kMaxChunksPerImage) VARVE_TRY(builder_.zero(ChunkIndex{end_}, ChunkCount{kMaxChunksPerImage - end_}));
+  VARVE_TRY_ASSIGN(result_.root, builder_.finish());
+  VARVE_TRY(check_stop());
+  VARVE_TRY(writer_.finish());
+  VARVE_TRY(hold_root(result_.root));
+  result_.changed_bytes = std::min(pending_.changed_blocks * kBlockSize, geometry_.bytes_in(ChunkCount{end_}).value());
+  result_.stored_bytes = writer_.stored_bytes();
+  return result_;
+}
+
+Status Commit::hold_root(const MaybeRef& root) {
+  if (!root || !held_roots_.insert(*root).second) return {};
+  // P, L and what this commit wrote have owners or are held: collect cannot have condemned them.
+  if (!hold_.try_hold_root(root))
+    return fail(EAGAIN, ErrorKind::system, "map " + to_text(*root) + " is being collected");
+  return {};
+}
+
+Status Commit::check_stop() const {
+  if (stop_ && stop_()) return fail(ECANCELED, ErrorKind::refused, "the commit was stopped");
+  return {};
+}
+
+/// The runs of changed chunks inside the image, ascending.
+Status Commit::for_each_run(const std::function<Status(const disk::FrozenRun&)>& visit) {
+  std::uint64_t next = 0;
+  while (next < end_) {
+    VARVE_TRY(check_stop());
+    VARVE_TRY_ASSIGN(const auto runs, live_.frozen_runs(pending_.id, ChunkIndex{next}, kRunsAtATime));
+    if (runs.empty()) break;
+    for (disk::FrozenRun run : runs) {
+      assert(run.first.value() >= next && run.count.value() > 0);
+      if (run.first.value() >= end_) return {};
+      run.count = ChunkCount{std::min(run.count.value(), end_ - run.first.value())};
+      VARVE_TRY(visit(run));
+      next = run.first.value() + run.count.value();
+    }
+  }
+  return {};
+}
+
+Status Commit::count_chunks() {
+  std::uint64_t total = 0;
+  VARVE_TRY(for_each_run([&](const disk::FrozenRun& run) -> Status {
+    total += run.count.value();
+    return {};
+  }));
+  progress_.chunks_total = total;
+  progress_.chunks_done = 0;
+  return {};
+}
+
+Status Commit::take_run(const disk::FrozenRun& run) {
+  Step step;
+  step.first = run.first;
+  step.count = run.count;
+  switch (run.place) {
+    case disk::PlaceKind::zero:
+      step.kind = Step::Kind::zeros;
+      return take_step(std::move(step));
+    case disk::PlaceKind::base:
+      step.kind = Step::Kind::base;
+      step.root = chunks::from_opaque(run.root);
+      step.source = run.source;
+      VARVE_TRY(hold_root(step.root));
+      return take_step(std::move(step));
+    case disk::PlaceKind::home:
+    case disk::PlaceKind::detour:
+      break;
+  }
+  for (std::uint64_t i = 0; i < run.count.value(); ++i) {
+    VARVE_TRY(check_stop());
+    VARVE_TRY(take_chunk(run.first + ChunkCount{i}));
+  }
+  return {};
+}
+
+/// Queues a step, and applies from the front whatever needs no waiting, or must make room.
+Status Commit::take_step(Step step) {
+  steps_.push_back(std::make_unique<Step>(std::move(step)));
+  if (steps_.back()->bytes) classify(*steps_.back());
+  const auto must_apply = [this] {
+    return !steps_.empty() && (!steps_.front()->must_wait() || chunks_in_flight_ >= in_flight_limit(geometry_) ||
+                               steps_.size() >= kMostSteps);
+  };
+  while (must_apply()) VARVE_TRY(apply_front());
+  return {};
+}
+
+Status Commit::take_chunk(ChunkIndex chunk) {
+  Step step;
+  step.first = chunk;
+  VARVE_TRY_ASSIGN(step.parent, parent_ref(chunk));
+  step.bytes.emplace(buffers_.take());
+  const Status got = read(chunk, step.bytes->span());
+  if (!got) {
+    if (!bytes_are_lost(got.error())) return got;
+    ++result_.damaged_chunks;
+    log::error("snapshot \"{}\": chunk {} (bytes from {}) cannot be read and is kept as damaged: {}", pending_.name,
+               chunk.value(), geometry_.start_of(chunk).value(), got.error().message);
+    step.known = Ref::make_damaged();
+    step.bytes.reset();
+  }
+  return take_step(std::move(step));
+}
+
+/// Bytes behind the image's end are zeros, whatever the disk has there.
+Status Commit::read(ChunkIndex chunk, std::span<std::byte> out) {
+  Status got;
+  for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
+    got = live_.read_frozen(pending_.id, chunk, out);
+    if (got) break;
+  }
+  VARVE_TRY(got);
+  const std::uint64_t inside = pending_.size.value() - geometry_.start_of(chunk).value();
+  if (inside < out.size()) std::ranges::fill(out.subspan(static_cast<std::size_t>(inside)), std::byte{0});
+  return {};
+}
+
+Result<MaybeRef> Commit::parent_ref(ChunkIndex chunk) {
+  if (!parent_.root()) return MaybeRef{};
+  const std::uint64_t number = Leaf::number_of(chunk);
+  if (parent_leaf_ == nullptr || parent_leaf_->number != number) {
+    VARVE_TRY_ASSIGN(parent_leaf_, load_leaf(parent_, number));
+  }
+  return parent_leaf_->at(chunk);
+}
+
+/// From "read" to known or in flight. The step is in steps_ already: encoders point to its buffer.
+void Commit::classify(Step& step) {
+  const auto bytes = step.bytes->span();
+  if (all_zero(bytes)) {
+    step.bytes.reset();
+    return;
+  }
+  step.digest = chunks_.digest(bytes);
+  if (step.parent && (step.parent->damaged() || step.parent->digest != step.digest)) step.parent.reset();
+  if (!step.parent) {
+    step.known = writer_.find_equal(chunks::RecordKind::full, step.digest, bytes);
+    if (step.known) {
+      ++result_.shared_chunks;
+      step.bytes.reset();
+      return;
+    }
+  }
+  send_to_encoders(step);
+}
+
+void Commit::send_to_encoders(Step& step) {
+  const std::span<const std::byte> bytes = step.bytes->span();
+  auto task = std::make_shared<std::packaged_task<Result<Outcome>()>>(
+      [&chunks = chunks_, bytes, parent = step.parent] { return compare_or_encode(chunks, bytes, parent); });
+  step.in_flight = task->get_future();
+  ++chunks_in_flight_;
+  encoders_.submit([task] { (*task)(); });
+}
+
+Status Commit::apply_front() {
+  Step& step = *steps_.front();
+  switch (step.kind) {
+    case Step::Kind::zeros:
+      VARVE_TRY(builder_.zero(step.first, step.count));
+      break;
+    case Step::Kind::base:
+      VARVE_TRY(builder_.splice(step.first, step.count, step.root, step.source));
+      break;
+    case Step::Kind::chunk:
+      VARVE_TRY(apply_chunk(step));
+      break;
+  }
+  progress_.chunks_done += step.count.value();
+  steps_.pop_front();
+  return {};
+}
+
+Status Commit::apply_chunk(Step& step) {
+  if (step.in_flight.valid()) {
+    auto outcome = step.in_flight.get();
+    --chunks_in_flight_;
+    if (!outcome) return tl::unexpected(std::move(outcome).error());
+    if (*outcome) {
+      VARVE_TRY_ASSIGN(step.known, append(step.digest, std::move(**outcome)));
+    } else {
+      step.known = step.parent;
+      ++result_.shared_chunks;
+    }
+  }
+  return builder_.set(step.first, step.known);
+}
+
+/// An equal chunk that was in flight at the same time may have been appended meanwhile: then nothing is stored.
+Result<Ref> Commit::append(const Digest& digest, chunks::Encoded encoded) {
+  const std::uint64_t before = writer_.stored_bytes();
+  VARVE_TRY_ASSIGN(const Ref ref,
+                   writer_.append(chunks::RecordKind::full, digest, geometry_.chunk_bytes(), std::move(encoded)));
+  ++(writer_.stored_bytes() == before ? result_.shared_chunks : result_.new_chunks);
+  return ref;
+}
+
+/// Invariant 7.
+void Commit::wait_for_encoders() {
+  for (const auto& step : steps_) {
+    if (step->in_flight.valid()) step->in_flight.wait();
+  }
+}
+
+}  // namespace
+
+Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending, chunks::ChunkStore& chunks,
+                                chunks::RootRegistry::Hold& hold, ThreadPool& encoders, CommitProgress& progress,
+                                const std::function<bool()>& stop) {
+  Commit commit(live, pending, chunks, hold, encoders, progress, stop);
+  return commit.run();
+}
+
+}  // namespace varve::snapshot
