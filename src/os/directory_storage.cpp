@@ -189,8 +189,8 @@ class DirectoryStorage final : public Storage {
   Result<Descriptor> open_folder(std::string_view path, int flags, std::string_view action) const {
     if (!path.empty()) VARVE_TRY(check(path, action));
     // "." gives an open file description of its own, so that two listings of the root do not share a position.
-    Descriptor directory(
-        open_beneath(root_.get(), path.empty() ? "." : std::string(path), flags | O_DIRECTORY | O_NOFOLLOW, 0));
+    // Without O_NOFOLLOW: O_PATH would take it to mean the link itself, and say ENOTDIR instead of ELOOP.
+    Descriptor directory(open_beneath(root_.get(), path.empty() ? "." : std::string(path), flags | O_DIRECTORY, 0));
     if (directory.get() < 0) return fail_os(errno, action, full(path));
     return directory;
   }
