@@ -1,0 +1,120 @@
+#!/bin/bash
+# Everything: installs what is needed (as root), builds with GCC and clang, and runs all tests plain, with the address and
+# undefined-behaviour sanitizers, and those of concurrent code with the thread sanitizer. Ends with one line,
+# "N passed, N failed, N skipped"; fails unless all passed and none was skipped.
+#
+#   tests/run.sh [plain] [asan] [tsan]     only these (default: all)
+#   BUILD=DIR tests/run.sh                 build below DIR, which is kept (default: build-tests in the tree)
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 1
+. tests/packages.sh
+
+build_root=${BUILD:-$PWD/build-tests}
+log_dir=$build_root/logs
+wanted=${*:-plain asan tsan}
+begin=$SECONDS
+broken=0
+
+export ASAN_OPTIONS=detect_container_overflow=0:detect_leaks=1:abort_on_error=1
+export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1
+export TSAN_OPTIONS=suppressions=$PWD/tests/tsan.supp:halt_on_error=1:second_deadlock_stack=1
+export LSAN_OPTIONS=suppressions=$PWD/tests/lsan.supp
+
+say() { printf '== %4d s  %s\n' $((SECONDS - begin)) "$*"; }
+
+# step NAME COMMAND...: quiet when it works, its last lines when it does not.
+step() {
+  local name=$1 log
+  shift
+  log=$log_dir/${name// /-}.log
+  say "$name"
+  "$@" >"$log" 2>&1 && return 0
+  echo "FAILED: $name ($log):"
+  tail -n 60 "$log"
+  broken=1
+  return 1
+}
+
+# configure DIR COMPILER OPTION...
+configure() {
+  local dir=$1 compiler=$2
+  shift 2
+  [ -f "$dir/build.ninja" ] && return 0
+  CC="ccache ${compiler/++/}" CXX="ccache $compiler" meson setup "$dir" -Dman=enabled "$@"
+}
+
+# Counts are taken from what meson writes down, one entry a test case.
+count() {
+  python3 - "$@" <<'PY'
+import sys, xml.etree.ElementTree as tree
+passed = failed = skipped = 0
+names = []
+for path in sys.argv[1:]:
+    try:
+        cases = list(tree.parse(path).getroot().iter('testcase'))
+    except (OSError, tree.ParseError):
+        continue
+    for case in cases:
+        kinds = {child.tag for child in case}
+        name = '%s.%s' % (case.get('classname'), case.get('name'))
+        if kinds & {'failure', 'error'}:
+            failed += 1
+            names.append('failed:  ' + name)
+        elif 'skipped' in kinds or case.get('result') == 'skipped' or case.get('status') == 'notrun':
+            skipped += 1
+            names.append('skipped: ' + name)
+        else:
+            passed += 1
+print('\n'.join(names), file=sys.stderr)
+print(passed, failed, skipped)
+PY
+}
+
+# test_in CONFIGURATION ARGUMENT...: what meson test is told.
+test_in() {
+  local name=$1
+  shift
+  step "test $name" meson test -C "$build_root/$name" --no-rebuild --print-errorlogs --no-stdsplit "$@"
+}
+
+run_plain() {
+  step "configure plain" configure "$build_root/plain" g++ || return
+  step "build plain" ninja -C "$build_root/plain" || return
+  test_in plain
+}
+
+# clang's thread-safety analysis checks the same build.
+run_asan() {
+  step "configure asan" configure "$build_root/asan" clang++ -Db_sanitize=address,undefined -Db_lundef=false \
+    -Doptimization=1 || return
+  step "build asan" ninja -C "$build_root/asan" || return
+  test_in asan -t 4
+}
+
+# Only what runs threads against each other, and only what that needs is built.
+concurrent="core chunks disk snapshot store fuse cli"
+run_tsan() {
+  step "configure tsan" configure "$build_root/tsan" clang++ -Db_sanitize=thread -Db_lundef=false -Doptimization=1 \
+    -Dman=disabled || return
+  local targets=""
+  for name in $concurrent; do targets="$targets ${name}_test"; done
+  # shellcheck disable=SC2086
+  step "build tsan" ninja -C "$build_root/tsan" $targets varve || return
+  # shellcheck disable=SC2086
+  test_in tsan -t 6 $concurrent
+}
+
+mkdir -p "$log_dir"
+if [ "$(id -u)" -eq 0 ] || [ -n "${CI:-}" ]; then
+  # shellcheck disable=SC2086
+  step "packages" install_packages $BUILD_PACKAGES $TEST_PACKAGES || { echo "0 passed, 1 failed, 0 skipped"; exit 1; }
+fi
+rm -f "$build_root"/*/meson-logs/testlog.junit.xml
+for name in $wanted; do "run_$name"; done
+
+say "done"
+read -r passed failed skipped < <(count "$build_root"/*/meson-logs/testlog.junit.xml)
+if [ "$broken" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi
+[ "$skipped" -eq 0 ] || echo "skipped tests are failures here: they need root, /dev/fuse, loop devices and the packages above"
+echo "$passed passed, $failed failed, $skipped skipped"
+[ "$failed" -eq 0 ] && [ "$skipped" -eq 0 ] && [ "$passed" -gt 0 ]
