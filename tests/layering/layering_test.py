@@ -41,7 +41,6 @@ EXCEPTIONS = {
 LIBRARIES = {
     r'^rocksdb/': 'chunks',
     r'^zstd': 'chunks',
-    r'^xxh': 'core',
     r'^spdlog/': 'core',
     r'^(fuse|fuse3/)': 'fuse',
     r'^linux/fuse\.h': 'fuse',

@@ -11,6 +11,7 @@ namespace varve::test {
 namespace {
 
 constexpr std::uint64_t kLargestOffset = INT64_MAX;
+constexpr std::size_t kMostPendingChanges = 256;
 
 tl::unexpected<Error> fail_here(int code, std::string_view action, std::string_view path) {
   auto failure = fail_system(code, std::string(action) + " memory:" + std::string(path));
@@ -341,15 +342,10 @@ Status MemoryStorage::sync_directory(std::string_view path) {
   VARVE_TRY_ASSIGN(const Node node, walk(path, "sync directory"));
   if (node.directory == nullptr) return fail_here(ENOTDIR, "sync directory", path);
   Directory& directory = *node.directory;
-  std::vector<std::shared_ptr<TreeChange>> certain;
-  for (const auto& [number, pending] : directory.pending) {
-    pending->unsynced.erase(&directory);
-    if (pending->unsynced.empty()) certain.push_back(pending);
-  }
-  for (const auto& pending : certain) {
-    make_durable(*pending);
-    for (const EntryChange& entry : pending->entries) entry.directory->pending.erase(pending->number);
-    pending_.erase(pending->number);
+  for (const std::uint64_t number : std::set<std::uint64_t>(directory.pending)) {
+    TreeChange& pending = pending_.at(number);
+    pending.unsynced.erase(&directory);
+    if (pending.unsynced.empty()) settle_change(number, true);
   }
   // Without older changes under way nobody asks when an absent name became so.
   if (directory.pending.empty()) std::erase_if(directory.durable, [](const auto& item) { return !item.second.node; });
@@ -379,21 +375,24 @@ void MemoryStorage::change(std::vector<EntryChange> entries) {
     }
   }
   if (!options_.power_loss) return;
-  auto pending = std::make_shared<TreeChange>();
-  pending->number = next_change_++;
-  pending->entries = std::move(entries);
-  for (const EntryChange& entry : pending->entries) {
-    pending->unsynced.insert(entry.directory.get());
-    entry.directory->pending.emplace(pending->number, pending);
+  const std::uint64_t number = next_change_++;
+  TreeChange& pending = pending_[number];
+  pending.entries = std::move(entries);
+  for (const EntryChange& entry : pending.entries) {
+    pending.unsynced.insert(entry.directory.get());
+    entry.directory->pending.insert(number);
   }
-  pending_.emplace(pending->number, pending);
+  // A kernel writes back what nobody syncs; without a bound the books of a long test would keep every removed file.
+  if (pending_.size() > kMostPendingChanges) settle_change(pending_.begin()->first, true);
 }
 
-void MemoryStorage::make_durable(const TreeChange& change) {
-  for (const EntryChange& entry : change.entries) {
+void MemoryStorage::settle_change(std::uint64_t number, bool happened) {
+  const auto node = pending_.extract(number);
+  for (const EntryChange& entry : node.mapped().entries) {
+    entry.directory->pending.erase(number);
+    if (!happened) continue;
     DurableEntry& durable = entry.directory->durable[entry.name];
-    if (durable.number > change.number) continue;
-    durable = DurableEntry{entry.node, change.number};
+    if (durable.number < number) durable = DurableEntry{entry.node, number};
   }
 }
 
@@ -409,11 +408,10 @@ void MemoryStorage::lose_power(std::uint64_t seed, const LossModel& model) {
   Random random(seed);
   enum : std::uint64_t { all_reached_the_disk, none_did, each_by_chance, kMoods = 4 };
   const std::uint64_t mood = random() % kMoods;
-  for (const auto& [number, pending] : pending_) {
-    if (mood == none_did) break;
-    if (mood == all_reached_the_disk || random() % 2 == 0) make_durable(*pending);
+  while (!pending_.empty()) {
+    const bool by_chance = mood >= each_by_chance && random() % 2 == 0;
+    settle_change(pending_.begin()->first, mood == all_reached_the_disk || by_chance);
   }
-  pending_.clear();
   std::set<const void*> seen;
   settle("", *root_, random, model, seen);
 }
@@ -429,7 +427,6 @@ void MemoryStorage::settle(const std::string& path, Directory& directory, Random
                            std::set<const void*>& seen) {
   std::erase_if(directory.durable, [](const auto& item) { return !item.second.node; });
   directory.entries.clear();
-  directory.pending.clear();
   for (const auto& [name, durable] : directory.durable) {
     directory.entries.emplace(name, durable.node);
     const std::string child = path.empty() ? name : path + "/" + name;

@@ -90,7 +90,6 @@ class MemoryStorage final : public os::Storage {
   };
   /// One atomic change of the tree.
   struct TreeChange {
-    std::uint64_t number = 0;
     std::vector<EntryChange> entries;
     std::set<const Directory*> unsynced;
   };
@@ -101,7 +100,7 @@ class MemoryStorage final : public os::Storage {
   struct Directory {
     std::map<std::string, Node, std::less<>> entries;
     std::map<std::string, DurableEntry, std::less<>> durable;
-    std::map<std::uint64_t, std::shared_ptr<TreeChange>> pending;
+    std::set<std::uint64_t> pending;  ///< numbers of changes that its sync has yet to see
   };
   struct Place {
     std::shared_ptr<Directory> parent;
@@ -113,7 +112,7 @@ class MemoryStorage final : public os::Storage {
   Result<Node> walk(std::string_view path, std::string_view action) VARVE_REQUIRES(tree_);
   Result<Place> find(std::string_view path, std::string_view action) VARVE_REQUIRES(tree_);
   void change(std::vector<EntryChange> entries) VARVE_REQUIRES(tree_);
-  static void make_durable(const TreeChange& change);
+  void settle_change(std::uint64_t number, bool happened) VARVE_REQUIRES(tree_);
   void restart(bool new_boot) VARVE_REQUIRES(tree_);
   void settle(const std::string& path, Directory& directory, Random& random, const LossModel& model,
               std::set<const void*>& seen) VARVE_REQUIRES(tree_);
@@ -124,7 +123,7 @@ class MemoryStorage final : public os::Storage {
   std::shared_ptr<Space> space_ = std::make_shared<Space>();
   Mutex tree_;
   std::shared_ptr<Directory> root_ VARVE_GUARDED_BY(tree_) = std::make_shared<Directory>();
-  std::map<std::uint64_t, std::shared_ptr<TreeChange>> pending_ VARVE_GUARDED_BY(tree_);
+  std::map<std::uint64_t, TreeChange> pending_ VARVE_GUARDED_BY(tree_);  ///< in order
   std::uint64_t next_change_ VARVE_GUARDED_BY(tree_) = 1;
   std::uint64_t boot_ VARVE_GUARDED_BY(tree_) = 1;
 };
