@@ -67,6 +67,7 @@ std::optional<MountEntry> mount_of(const std::vector<MountEntry>& table, std::st
 }
 
 Result<std::string> absolute_path(const std::string& path) {
+  if (path.empty()) return fail_refused(EINVAL, "a path is empty");
   std::error_code error;
   const auto absolute = std::filesystem::absolute(path, error);
   if (error) return fail_system(error.value(), "cannot resolve " + path);

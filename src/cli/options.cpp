@@ -36,7 +36,7 @@ CLI::App& add_command(CLI::App& app, Options& options, Command command, const st
 
 void add_init(CLI::App& app, Options& options) {
   auto& init = add_command(app, options, Command::init, "init", "create a store");
-  init.add_option("STORE", options.path, "a directory that is empty or does not exist yet")->required();
+  init.add_option("STORE", options.path, "a directory that is empty or does not exist yet")->type_name("")->required();
   init.add_option_function<std::string>(
           "--chunk-size",
           [&options](const std::string& text) {
@@ -72,8 +72,8 @@ std::string mount_options_footer() {
 
 void add_mount(CLI::App& app, Options& options) {
   auto& mount = add_command(app, options, Command::mount, "mount", "serve a store as a filesystem");
-  mount.add_option("STORE", options.path, "the store's directory")->required();
-  mount.add_option("MOUNTPOINT", options.mountpoint, "the directory where the disks appear")->required();
+  mount.add_option("STORE", options.path, "the store's directory")->type_name("")->required();
+  mount.add_option("MOUNTPOINT", options.mountpoint, "the directory where the disks appear")->type_name("")->required();
   mount.add_option_function<std::vector<std::string>>(
            "-o",
            [&options](const std::vector<std::string>& lists) {
@@ -91,21 +91,21 @@ void add_mount(CLI::App& app, Options& options) {
 
 void add_list(CLI::App& app, Options& options) {
   auto& list = add_command(app, options, Command::list, "list", "list disks, or the snapshots of a disk");
-  list.add_option("DISK", options.image, "a disk, a path in a mount, or a store's directory");
+  list.add_option("DISK", options.image, "a disk, a path in a mount, or a store's directory")->type_name("");
   add_store(list, options);
   add_json(list, options);
 }
 
 void add_info(CLI::App& app, Options& options) {
   auto& info = add_command(app, options, Command::info, "info", "everything about a disk, a snapshot or the store");
-  info.add_option("IMAGE", options.image, kImageHelp);
+  info.add_option("IMAGE", options.image, kImageHelp)->type_name("");
   add_store(info, options);
   add_json(info, options);
 }
 
 void add_restore(CLI::App& app, Options& options) {
   auto& restore = add_command(app, options, Command::restore, "restore", "make a live image what a snapshot is, at once");
-  restore.add_option("SNAPSHOT", options.image, kImageHelp)->required();
+  restore.add_option("SNAPSHOT", options.image, kImageHelp)->type_name("")->required();
   restore.add_option("--to", options.to, "another disk to restore to (default: the snapshot's own)")->type_name("DISK");
   add_store(restore, options);
   add_json(restore, options);
@@ -113,22 +113,22 @@ void add_restore(CLI::App& app, Options& options) {
 
 void add_clone(CLI::App& app, Options& options) {
   auto& clone = add_command(app, options, Command::clone, "clone", "make a new disk from a disk or a snapshot, at once");
-  clone.add_option("IMAGE", options.image, kImageHelp)->required();
-  clone.add_option("NEW", options.name, "name of the new disk")->required();
+  clone.add_option("IMAGE", options.image, kImageHelp)->type_name("")->required();
+  clone.add_option("NEW", options.name, "name of the new disk")->type_name("")->required();
   add_store(clone, options);
   add_json(clone, options);
 }
 
 void add_check(CLI::App& app, Options& options) {
   auto& check = add_command(app, options, Command::check, "check", "read and verify everything in a store");
-  check.add_option("STORE", options.path, "the store's directory, or any path in its mount");
+  check.add_option("STORE", options.path, "the store's directory, or any path in its mount")->type_name("");
   add_store(check, options);
   add_json(check, options);
 }
 
 void add_collect(CLI::App& app, Options& options) {
   auto& collect = add_command(app, options, Command::collect, "collect", "free the space of deleted snapshots now");
-  collect.add_option("STORE", options.path, "the store's directory, or any path in its mount");
+  collect.add_option("STORE", options.path, "the store's directory, or any path in its mount")->type_name("");
   add_store(collect, options);
   add_json(collect, options);
 }
@@ -203,7 +203,7 @@ std::string help_text(const std::string& command) {
   CLI::App app;
   Options options;
   build(app, options);
-  return command.empty() ? app.help() : app.get_subcommand(command)->help();
+  return command.empty() ? app.help() : app.get_subcommand(command)->help("varve");
 }
 
 }  // namespace varve::cli

@@ -133,7 +133,6 @@ Result<Target> find_target(const std::optional<std::string>& store, const std::s
 }
 
 Result<std::string> find_store(const std::string& path) {
-  if (path.empty()) return fail_refused(EINVAL, "the path of the store is empty");
   VARVE_TRY_ASSIGN(const auto place, place_of(path));
   return place.store;
 }
