@@ -10,6 +10,8 @@ Digest digest_of(std::span<const std::byte> bytes) {
   return Digest{hash.high64, hash.low64};
 }
 
-std::string to_hex(const Digest& digest) { return fmt::format("{:016x}{:016x}", digest.high, digest.low); }
+std::string to_hex(const Digest& digest) {
+  return fmt::format("{:016x}{:016x}", digest.high, digest.low);
+}
 
 }  // namespace varve

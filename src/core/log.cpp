@@ -72,7 +72,9 @@ void set_target(Target target) {
   current().logger = std::move(logger);
 }
 
-void set_level(Level least) { current().least = least; }
+void set_level(Level least) {
+  current().least = least;
+}
 
 void write(Level level, std::string_view line) {
   if (level < current().least.load()) return;

@@ -15,7 +15,9 @@ tl::unexpected<Error> fail_system(int code, std::string_view what) {
   return fail(code, ErrorKind::system, std::string(what) + ": " + std::generic_category().message(code));
 }
 
-tl::unexpected<Error> fail_damaged(std::string message) { return fail(EIO, ErrorKind::damaged, std::move(message)); }
+tl::unexpected<Error> fail_damaged(std::string message) {
+  return fail(EIO, ErrorKind::damaged, std::move(message));
+}
 
 tl::unexpected<Error> fail_refused(int code, std::string message) {
   return fail(code, ErrorKind::refused, std::move(message));

@@ -18,9 +18,13 @@ namespace {
 /// Descriptors kept open: a cold random read is then one system call, not three.
 constexpr std::size_t kOpenFiles = 64;
 
-bool is_temporary(std::string_view path) { return os::leaf_of(path).starts_with(os::kTemporaryPrefix); }
+bool is_temporary(std::string_view path) {
+  return os::leaf_of(path).starts_with(os::kTemporaryPrefix);
+}
 
-bool says(const Status& status, int code) { return !status && status.error().code == code; }
+bool says(const Status& status, int code) {
+  return !status && status.error().code == code;
+}
 
 std::string temporary_for(std::string_view name) {
   const std::size_t slash = name.find('/');

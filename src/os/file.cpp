@@ -21,7 +21,9 @@ bool addressable(ByteOffset at, std::uint64_t count) {
   return at.value() <= kLargestOffset && count <= kLargestOffset - at.value();
 }
 
-off_t to_off(std::uint64_t value) { return static_cast<off_t>(value); }
+off_t to_off(std::uint64_t value) {
+  return static_cast<off_t>(value);
+}
 
 class DescriptorFile final : public File {
  public:

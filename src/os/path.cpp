@@ -1,7 +1,7 @@
+#include <fmt/format.h>
+
 #include <array>
 #include <random>
-
-#include <fmt/format.h>
 
 #include "varve/os/storage.h"
 

@@ -39,9 +39,8 @@ class MappedFile final : public SharedMemory {
   Status reserve(ByteOffset at, ByteCount count) override {
     if (at.value() > size_ || count.value() > size_ - at.value()) return fail_os(EINVAL, "reserve beyond", name_);
     if (count.value() == 0) return {};
-    const int answer = retry([&] {
-      return ::fallocate(fd(), 0, static_cast<off_t>(at.value()), static_cast<off_t>(count.value()));
-    });
+    const int answer =
+        retry([&] { return ::fallocate(fd(), 0, static_cast<off_t>(at.value()), static_cast<off_t>(count.value())); });
     if (answer != 0) return fail_os(errno, "reserve memory in", name_);
     // A page that is allocated but was never touched counts as a hole in SEEK_DATA: a look makes it data, so that
     // reserved() finds it after a crash. Atomic, since others may be storing into the page by now.
@@ -61,7 +60,8 @@ class MappedFile final : public SharedMemory {
       if (begin < 0) return fail_os(errno, "seek in", name_);
       const off_t end = ::lseek(fd(), begin, SEEK_HOLE);
       if (end < 0) return fail_os(errno, "seek in", name_);
-      extents.push_back({ByteOffset{static_cast<std::uint64_t>(begin)}, ByteCount{static_cast<std::uint64_t>(end - begin)}});
+      extents.push_back(
+          {ByteOffset{static_cast<std::uint64_t>(begin)}, ByteCount{static_cast<std::uint64_t>(end - begin)}});
       at = end;
     }
     return extents;

@@ -10,7 +10,9 @@ TEST(Digest, IsTheOneOfTheSpecification) {
   EXPECT_EQ(to_hex(digest_of({})), "99aa06d3014798d86001c324468d497f");
 }
 
-TEST(Digest, HexKeepsLeadingZeros) { EXPECT_EQ(to_hex(Digest{1, 2}), "00000000000000010000000000000002"); }
+TEST(Digest, HexKeepsLeadingZeros) {
+  EXPECT_EQ(to_hex(Digest{1, 2}), "00000000000000010000000000000002");
+}
 
 TEST(Digest, EmptyRootIsAllZeros) {
   OpaqueRoot root;

@@ -13,7 +13,9 @@ namespace {
 
 using Cache = SingleFlightCache<int, std::string>;
 
-std::size_t cost_of(const std::string& value) { return value.size(); }
+std::size_t cost_of(const std::string& value) {
+  return value.size();
+}
 Cache::Loader loads(std::string value) {
   return [value] { return Result<Cache::Pointer>(std::make_shared<const std::string>(value)); };
 }
@@ -53,7 +55,8 @@ TEST(SingleFlightCache, LoadsOnceHoweverManyAsk) {
 
 TEST(SingleFlightCache, ErrorsReachTheCallerAndAreNotKept) {
   Cache cache(100);
-  const auto broken = cache.get(1, [] { return Result<Cache::Pointer>(fail_damaged("broken")); }, cost_of);
+  const auto broken = cache.get(
+      1, [] { return Result<Cache::Pointer>(fail_damaged("broken")); }, cost_of);
   ASSERT_FALSE(broken);
   EXPECT_EQ(broken.error().code, EIO);
   const auto fine = cache.get(1, loads("fine"), cost_of);
@@ -98,7 +101,8 @@ TEST(SingleFlightCache, ADropDuringALoadIsNotUndoneByIt) {
 
 TEST(SingleFlightCache, NoMemoryInALoaderIsAnErrorNotAHang) {
   Cache cache(100);
-  const auto value = cache.get(1, []() -> Result<Cache::Pointer> { throw std::bad_alloc(); }, cost_of);
+  const auto value = cache.get(
+      1, []() -> Result<Cache::Pointer> { throw std::bad_alloc(); }, cost_of);
   ASSERT_FALSE(value);
   EXPECT_EQ(value.error().code, ENOMEM);
   EXPECT_TRUE(cache.get(1, loads("again"), cost_of));

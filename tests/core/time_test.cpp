@@ -32,7 +32,9 @@ TEST(Time, ASecondBeyondTheRangeBecomesTheNearestInstant) {
   EXPECT_EQ(Time::from_timespec(value).nanoseconds, std::numeric_limits<std::int64_t>::min());
 }
 
-TEST(Time, NowIsAfterThisWasWritten) { EXPECT_GT(now(), Time{1'700'000'000'000'000'000}); }
+TEST(Time, NowIsAfterThisWasWritten) {
+  EXPECT_GT(now(), Time{1'700'000'000'000'000'000});
+}
 
 }  // namespace
 }  // namespace varve

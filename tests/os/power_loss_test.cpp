@@ -295,8 +295,9 @@ TEST(Faults, AFullDiskRefusesAndWorksAgainAfterADeletion) {
 TEST(Faults, TheHookSeesEachChangeBeforeItHappens) {
   MemoryStorage storage;
   std::vector<std::string> seen;
-  storage.calls().set_hook(
-      [&](std::string_view action, std::string_view path) { seen.push_back(std::string(action) + " " + std::string(path)); });
+  storage.calls().set_hook([&](std::string_view action, std::string_view path) {
+    seen.push_back(std::string(action) + " " + std::string(path));
+  });
   auto file = storage.open("f", kCreate).value();
   EXPECT_OK(file->write(ByteOffset{0}, bytes_of("x")));
   EXPECT_OK(file->sync_data());

@@ -122,10 +122,10 @@ TEST_P(StorageContract, AFileOpenedForReadingRefusesWrites) {
 
 TEST_P(StorageContract, PathsThatCouldLeadElsewhereAreRefused) {
   ASSERT_OK(storage_.make_directory("d"));
-  for (const std::string_view path : {std::string_view(""), std::string_view("/"), std::string_view("/f"),
-                                      std::string_view("d/"), std::string_view("d//f"), std::string_view("."),
-                                      std::string_view(".."), std::string_view("d/.."), std::string_view("d/../f"),
-                                      std::string_view("./f"), std::string_view("f\0g", 3)}) {
+  for (const std::string_view path :
+       {std::string_view(""), std::string_view("/"), std::string_view("/f"), std::string_view("d/"),
+        std::string_view("d//f"), std::string_view("."), std::string_view(".."), std::string_view("d/.."),
+        std::string_view("d/../f"), std::string_view("./f"), std::string_view("f\0g", 3)}) {
     EXPECT_FAILS(storage_.open(path, kCreate), EINVAL) << '"' << path << '"';
     EXPECT_FAILS(storage_.make_directory(path), EINVAL) << '"' << path << '"';
     EXPECT_FAILS(storage_.rename("d", path), EINVAL) << '"' << path << '"';
@@ -366,12 +366,12 @@ TEST_P(StorageContract, AnyThreadMayCallAnything) {
   EXPECT_EQ(names_in(""), Names{"f"});
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Every, StorageContract,
-    ::testing::Values(Kind{"directory", [] { return std::make_unique<RealPlace>(); }},
-                      Kind{"memory", [] { return std::make_unique<MemoryPlace>(true); }},
-                      Kind{"memory_without_books", [] { return std::make_unique<MemoryPlace>(false); }}),
-    [](const auto& info) { return info.param.name; });
+INSTANTIATE_TEST_SUITE_P(Every, StorageContract,
+                         ::testing::Values(Kind{"directory", [] { return std::make_unique<RealPlace>(); }},
+                                           Kind{"memory", [] { return std::make_unique<MemoryPlace>(true); }},
+                                           Kind{"memory_without_books",
+                                                [] { return std::make_unique<MemoryPlace>(false); }}),
+                         [](const auto& info) { return info.param.name; });
 
 }  // namespace
 }  // namespace varve::test

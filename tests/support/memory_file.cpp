@@ -269,12 +269,11 @@ void FileContent::tear_sectors(const Change& change, Random& random) {
 
 void FileContent::tear_blocks(const Change& change, Random& random) {
   const std::span<const std::byte> bytes(change.bytes);
-  for_each_piece(change.at, change.count, kPage,
-                 [&](std::uint64_t, std::uint64_t, std::uint64_t done, std::uint64_t n) {
-                   if (random() % 2 == 0) return;
-                   durable_write(change.at + done,
-                                 bytes.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(n)));
-                 });
+  for_each_piece(
+      change.at, change.count, kPage, [&](std::uint64_t, std::uint64_t, std::uint64_t done, std::uint64_t n) {
+        if (random() % 2 == 0) return;
+        durable_write(change.at + done, bytes.subspan(static_cast<std::size_t>(done), static_cast<std::size_t>(n)));
+      });
 }
 
 void FileContent::restore_durable() {

@@ -26,7 +26,7 @@
 namespace varve::test {
 
 struct MemoryStorageOptions {
-  bool power_loss = true;             ///< false: no books, faster, lose_power() not allowed
+  bool power_loss = true;               ///< false: no books, faster, lose_power() not allowed
   std::size_t direct_alignment = 4096;  ///< File::alignment() of files opened direct (then demanded); 1 = cannot
   std::uint64_t capacity = kTiB;
 };

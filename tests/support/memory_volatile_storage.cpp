@@ -19,7 +19,9 @@ tl::unexpected<Error> fail_here(int code, std::string_view action, std::string_v
   return failure;
 }
 
-std::size_t whole_pages(std::uint64_t size) { return static_cast<std::size_t>((size + kPage - 1) / kPage * kPage); }
+std::size_t whole_pages(std::uint64_t size) {
+  return static_cast<std::size_t>((size + kPage - 1) / kPage * kPage);
+}
 
 std::byte* map_forbidden(std::size_t length) {
   void* data = ::mmap(nullptr, length, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

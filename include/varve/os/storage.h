@@ -72,7 +72,7 @@ struct OpenMode {
   bool create = false;     ///< make it (0600) when absent; the caller syncs the directory
   bool exclusive = false;  ///< with create: EEXIST when present
   bool truncate = false;
-  bool direct = false;     ///< O_DIRECT where the filesystem can (see File::alignment), else buffered
+  bool direct = false;  ///< O_DIRECT where the filesystem can (see File::alignment), else buffered
 };
 
 struct DirectoryEntry {
