@@ -1,0 +1,239 @@
+// The inside of a LiveDisk: what its four files (live_disk, snapshots, upkeep, recovery) share. live_disk.cpp opens with
+// the invariants.
+#pragma once
+
+#include <array>
+#include <atomic>
+#include <deque>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "change_map.h"
+#include "disk_state.h"
+#include "journal.h"
+#include "varve/core/buffer.h"
+#include "varve/core/sync.h"
+#include "varve/disk/live_disk.h"
+
+namespace varve::disk {
+
+/// Requests are taken in pieces of at most so many chunks, so that a piece's locks and places fit on the stack.
+constexpr std::size_t kPieceChunks = 64;
+constexpr std::size_t kStripes = 256;
+constexpr std::size_t kBounceBytes = 1 * kMiB;
+
+/// Locks of chunks, by index. Shared: read, or write in place. Exclusive: change the place, or read-modify-write.
+class Stripes {
+ public:
+  /// Locks all stripes of a range, ascending, until it goes.
+  class Lock {
+   public:
+    enum class Mode { shared, exclusive };
+    Lock(Stripes& stripes, ChunkIndex first, std::size_t count, Mode mode) VARVE_NO_ANALYSIS;
+    ~Lock() VARVE_NO_ANALYSIS;
+    Lock(const Lock&) = delete;
+    Lock& operator=(const Lock&) = delete;
+
+   private:
+    Stripes& stripes_;
+    const Mode mode_;
+    std::size_t count_ = 0;
+    std::array<std::uint16_t, kPieceChunks> held_{};
+  };
+
+ private:
+  std::array<SharedMutex, kStripes> locks_;
+};
+
+/// What a running LiveDisk knows of a pending snapshot besides its PendingState.
+struct Frozen {
+  SnapshotId id;
+  ChunkCount chunks;
+  Incarnation incarnation;
+  std::vector<std::shared_ptr<ChangeMap>> maps;
+  std::shared_ptr<const FrozenChunkPages> kept;  ///< from the journal, when the maps are gone; never null
+  bool all_changed = false;
+  /// Its map is durable: chunks that it has not changed may be overwritten in place. Until then every chunk's place at
+  /// the freeze is pinned, for a power loss would leave only those to read from.
+  bool map_durable = false;
+
+  [[nodiscard]] bool changed(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const;
+  /// First chunk in [from, end) that is changed; `end` when there is none.
+  [[nodiscard]] ChunkIndex next_changed(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const;
+  /// First chunk in (from, end) that is not; `from` is changed.
+  [[nodiscard]] ChunkIndex changed_until(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const;
+  [[nodiscard]] std::uint64_t changed_blocks(std::uint64_t blocks_per_chunk) const;
+};
+
+/// Homes let go of by records that are not sealed yet: not free until the seal (rule 1).
+class UnsealedHomes {
+ public:
+  void add(ChunkIndex first, ChunkCount count, std::uint64_t position);
+  [[nodiscard]] bool contains(ChunkIndex chunk) const;
+  /// Removes and returns what is sealed at `position`.
+  std::vector<Released::Homes> take_sealed(std::uint64_t position);
+
+ private:
+  struct Range {
+    std::uint64_t end = 0;
+    std::uint64_t position = 0;
+  };
+  std::map<std::uint64_t, Range> ranges_;  ///< do not overlap
+};
+
+/// Content of a partly overwritten Base chunk, fetched before the gate.
+struct Fill {
+  ChunkIndex chunk;
+  OpaqueRoot root;  ///< empty: zeros
+  ChunkIndex source;
+  std::shared_ptr<AlignedBuffer> bytes;
+};
+
+/// Where the bytes of a chunk of some image are.
+struct Resolved {
+  Place place;
+  OpaqueRoot root;    ///< for Base (or P); empty: zeros
+  ChunkIndex source;
+  friend bool operator==(const Resolved&, const Resolved&) = default;
+};
+
+struct LiveDisk::Implementation {
+  Implementation(os::Storage& storage_in, os::VolatileStorage& maps_in, std::string directory_in, DiskId id_in,
+                 Geometry geometry_in, BaseSource& base_in, const LiveDiskOptions& options_in);
+
+  // --- fixed while open ---
+  os::Storage& storage;
+  os::VolatileStorage& volatile_storage;
+  const std::string directory;
+  const DiskId id;
+  const Geometry geometry;
+  BaseSource& base;
+  const LiveDiskOptions options;
+  Opened opened = Opened::fresh;
+  std::unique_ptr<os::File> home;
+  std::unique_ptr<os::File> detour;
+  std::unique_ptr<Witness> witness;
+  BufferPool chunk_buffers;
+  BufferPool bounce_buffers;
+
+  // --- locks, in the order in which they are taken ---
+  /// Freeze gate. Shared by whoever changes the live image, for a whole request; exclusive for the instant of a freeze
+  /// and for changes of whole ranges. Not recursive.
+  SharedMutex gate;
+  Stripes stripes;
+  /// Never held across a data transfer; across an append to the journal it is, so that records lie there in the order
+  /// in which they took effect.
+  mutable Mutex state_mutex;
+
+  /// The current map first, then those inherited from dropped snapshots. Changed with the gate held exclusively.
+  std::vector<std::shared_ptr<ChangeMap>> live_maps VARVE_GUARDED_BY(gate);
+
+  DiskState state VARVE_GUARDED_BY(state_mutex);
+  std::unique_ptr<Journal> journal;  ///< appends under state_mutex; replaced by compaction, see upkeep.cpp
+  std::deque<std::shared_ptr<Frozen>> frozen VARVE_GUARDED_BY(state_mutex);  ///< parallel to state.pending()
+  std::set<Slot> free_slots VARVE_GUARDED_BY(state_mutex);
+  Slot slot_count VARVE_GUARDED_BY(state_mutex) = 0;
+  std::deque<std::pair<std::uint64_t, Slot>> unsealed_slots VARVE_GUARDED_BY(state_mutex);  ///< by journal position
+  UnsealedHomes unsealed_homes VARVE_GUARDED_BY(state_mutex);
+  std::deque<Released::Homes> homes_to_punch VARVE_GUARDED_BY(state_mutex);
+  std::vector<Slot> slots_to_punch VARVE_GUARDED_BY(state_mutex);
+  std::uint64_t home_chunks VARVE_GUARDED_BY(state_mutex) = 0;  ///< size of home.img
+  std::uint64_t move_cursor VARVE_GUARDED_BY(state_mutex) = 0;
+
+  std::atomic<bool> home_dirty{false};
+  std::atomic<bool> detour_dirty{false};
+  std::atomic<bool> latched{false};
+  std::atomic<std::int64_t> modified{0};
+
+  /// Flushes are shared: whoever comes while one runs waits for the next, which serves all that wait.
+  Mutex flush_mutex;
+  CondVar flush_ended;
+  std::uint64_t flushes_wanted VARVE_GUARDED_BY(flush_mutex) = 0;
+  std::uint64_t flushes_done VARVE_GUARDED_BY(flush_mutex) = 0;
+  bool flush_running VARVE_GUARDED_BY(flush_mutex) = false;
+
+  // --- live_disk.cpp ---
+  [[nodiscard]] std::uint64_t blocks_per_chunk() const { return geometry.blocks_per_chunk(); }
+  /// Appends, applies, and notes what became free, at the journal's position.
+  [[nodiscard]] Status record_and_apply(const Record& record) VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] bool pinned(ChunkIndex chunk, Place place) const VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] bool home_is_free(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] Resolved resolve_live(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] Slot take_slot() VARVE_REQUIRES(state_mutex);
+  void give_back_slot(Slot slot) VARVE_EXCLUDES(state_mutex);
+  [[nodiscard]] ByteOffset offset_of(ChunkIndex chunk, Place place) const;
+  [[nodiscard]] os::File& file_of(Place place) const { return place.kind == PlaceKind::home ? *home : *detour; }
+  void note_written(Place place);
+  void mark_blocks(ByteOffset at, std::uint64_t count) VARVE_REQUIRES_SHARED(gate);
+  void mark_chunks(ChunkIndex first, ChunkCount count) VARVE_REQUIRES_SHARED(gate);
+  void latch(std::string_view what, const Error& error);
+  [[nodiscard]] Status refuse_if_latched() const;
+  [[nodiscard]] Status refuse_if_absent() const VARVE_REQUIRES(state_mutex);
+
+  [[nodiscard]] Status read_file(const os::File& file, ByteOffset at, std::span<std::byte> out);
+  [[nodiscard]] Status write_file(os::File& file, ByteOffset at, std::span<const std::byte> bytes);
+  [[nodiscard]] Status read_base(const OpaqueRoot& root, ChunkIndex source, std::size_t within,
+                                 std::span<std::byte> out);
+  [[nodiscard]] Status read_piece(ByteOffset at, std::span<std::byte> out);
+
+  [[nodiscard]] Result<std::vector<Fill>> fetch_fills(ByteOffset at, std::uint64_t count);
+  [[nodiscard]] Result<std::optional<Fill>> fetch_fill(ChunkIndex chunk);
+  /// False: a fill is out of date; fetch again outside the gate.
+  [[nodiscard]] Result<bool> write_in_gate(ByteOffset at, std::span<const std::byte> bytes,
+                                           const std::vector<Fill>& fills) VARVE_REQUIRES_SHARED(gate);
+  [[nodiscard]] Result<bool> write_in_place(ByteOffset at, std::span<const std::byte> bytes)
+      VARVE_REQUIRES_SHARED(gate);
+  [[nodiscard]] Result<bool> write_chunk(ChunkIndex chunk, std::size_t within, std::span<const std::byte> bytes,
+                                         const std::vector<Fill>& fills) VARVE_REQUIRES_SHARED(gate);
+  [[nodiscard]] Status overwrite(ChunkIndex chunk, Place place, std::size_t within, std::span<const std::byte> bytes);
+  [[nodiscard]] Status make_room(ByteCount size) VARVE_REQUIRES(gate);
+  [[nodiscard]] Status grow(ByteCount size) VARVE_EXCLUDES(gate);
+  [[nodiscard]] Status shrink(ByteCount size) VARVE_EXCLUDES(gate);
+  [[nodiscard]] Status zero_chunks(ChunkIndex first, ChunkCount count) VARVE_EXCLUDES(gate);
+  [[nodiscard]] Status zero_part(ByteOffset at, std::uint64_t count);
+
+  [[nodiscard]] Status flush() VARVE_EXCLUDES(flush_mutex, state_mutex);
+  /// Waits until no flush runs and keeps others out until end_flush_turn().
+  void begin_flush_turn() VARVE_EXCLUDES(flush_mutex);
+  void end_flush_turn() VARVE_EXCLUDES(flush_mutex);
+  [[nodiscard]] Status flush_now() VARVE_EXCLUDES(state_mutex);
+  [[nodiscard]] Status sync_data();
+  void release_sealed(std::uint64_t position) VARVE_REQUIRES(state_mutex);
+
+  // --- snapshots.cpp ---
+  [[nodiscard]] Resolved resolve_frozen(std::size_t position, ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] Result<std::size_t> position_of(SnapshotId id) const VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] PendingInfo describe(std::size_t position) const VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] Status read_frozen_part(SnapshotId id, ChunkIndex chunk, std::size_t within, std::span<std::byte> out);
+  /// Puts the frozen map's chunks into the journal, sealed; from then on only those are pinned.
+  [[nodiscard]] Status keep_map(SnapshotId id) VARVE_EXCLUDES(state_mutex);
+  [[nodiscard]] Status undo_freeze(SnapshotId id) VARVE_EXCLUDES(gate, state_mutex);
+  [[nodiscard]] Status drop(SnapshotId id) VARVE_REQUIRES(gate);
+  void append_inherited(std::size_t position, std::vector<Record>& records) const VARVE_REQUIRES(state_mutex);
+
+  // --- upkeep.cpp ---
+  [[nodiscard]] Result<bool> move_one_home(ChunkIndex chunk) VARVE_EXCLUDES(gate);
+  [[nodiscard]] std::vector<ChunkIndex> detours_to_move(std::size_t most) VARVE_EXCLUDES(state_mutex);
+  [[nodiscard]] Status punch_homes() VARVE_EXCLUDES(gate);
+  [[nodiscard]] Status punch_slots() VARVE_EXCLUDES(state_mutex);
+  [[nodiscard]] Status clear_segments() VARVE_EXCLUDES(gate);
+  [[nodiscard]] Status compact_journal() VARVE_EXCLUDES(gate);
+
+  // --- recovery.cpp ---
+  [[nodiscard]] Status open();
+  [[nodiscard]] Status close();
+  [[nodiscard]] Status open_files();
+  [[nodiscard]] Status recover_journal(const std::vector<Witness::Mark>& marks);
+  [[nodiscard]] Status recover_maps();
+  [[nodiscard]] Status recover_slots();
+  [[nodiscard]] Result<std::shared_ptr<ChangeMap>> recover_map(std::uint64_t number, std::uint64_t blocks);
+  [[nodiscard]] Status store_map(const ChangeMap& map);
+  void remove_other_maps();
+  std::uint64_t compacted_bytes = 0;  ///< size of the journal when it was last written as a whole
+};
+
+}  // namespace varve::disk

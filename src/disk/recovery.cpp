@@ -1,0 +1,298 @@
+// Opening and closing.
+//
+//   journal ends with Clean, sealed    -> clean: maps come from the journal
+//   witness of this boot and store     -> killed: every record counts, maps are in volatile memory
+//   anything else                      -> power lost: records up to the last seal count; all counts as changed
+//
+// Durable order (rule 9): what is cut is cut; all-changed is set where needed and the clean mark is gone (Opened, in a
+// journal written anew after a power loss); then the witness; then the disk is served.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "implementation.h"
+#include "varve/core/log.h"
+
+namespace varve::disk {
+
+Status LiveDisk::Implementation::open_files() {
+  VARVE_TRY(os::make_directories_durably(storage, directory));
+  VARVE_TRY_ASSIGN(home, storage.open(directory + "/home.img", {.write = true, .create = true, .direct = true}));
+  VARVE_TRY_ASSIGN(detour, storage.open(directory + "/detour.img", {.write = true, .create = true, .direct = true}));
+  return storage.sync_directory(directory);
+}
+
+/// Sets `state`, `journal` and `opened`; the journal is not appended to yet, except after a power loss.
+Status LiveDisk::Implementation::recover_journal(const std::vector<Witness::Mark>& marks) {
+  auto file = storage.open(directory + kJournalName, {.write = true});
+  if (!file) {
+    if (file.error().code != ENOENT) return tl::unexpected(std::move(file).error());
+    VARVE_TRY_ASSIGN(journal, Journal::create(storage, directory, id, geometry, {record::State{}}));
+    opened = Opened::fresh;
+    return {};
+  }
+  VARVE_TRY_ASSIGN(const JournalScan scan, Journal::scan(**file, id, geometry, marks));
+  const bool trusted = !options.assume_power_loss;
+  Released ignored;
+  MutexLock lock(state_mutex);
+  const auto apply = [&](const Record& record) VARVE_NO_ANALYSIS {
+    auto applied = state.apply(record, ignored);
+    ignored = {};
+    return applied;
+  };
+  VARVE_TRY(Journal::replay(**file, scan.header.nonce, scan.covered, apply));
+  if (trusted && state.is_clean() && scan.last_change <= scan.covered) {
+    opened = Opened::clean;
+  } else if (trusted && scan.witnessed) {
+    opened = Opened::killed;
+    // From the start: `covered` may lie before seals that were counted already.
+    state = DiskState(geometry);
+    VARVE_TRY(Journal::replay(**file, scan.header.nonce, scan.end, apply));
+  } else {
+    opened = Opened::power_lost;
+    return {};
+  }
+  VARVE_TRY_ASSIGN(journal, Journal::open(std::move(*file), scan));
+  return {};
+}
+
+/// The map of that number as the daemon before left it; one that counts all as changed where it is gone.
+Result<std::shared_ptr<ChangeMap>> LiveDisk::Implementation::recover_map(std::uint64_t number, std::uint64_t blocks) {
+  const std::string name = map_name(id, number);
+  if (opened == Opened::killed) {
+    auto adopted = ChangeMap::adopt(volatile_storage, name, number);
+    if (adopted) return adopted;
+    log::warning("disk {}: {}; everything it covered counts as changed", id.value(), adopted.error().message);
+  }
+  MutexLock lock(state_mutex);
+  const auto stored = opened == Opened::clean ? state.stored_maps().find(number) : state.stored_maps().end();
+  VARVE_TRY_ASSIGN(auto map, ChangeMap::create(volatile_storage, name, number, blocks));
+  if (stored == state.stored_maps().end() || !stored->second.whole || stored->second.all) {
+    map->mark_all();
+  } else {
+    for (const auto& [page, bits] : stored->second.pages) map->load_page(page, bits);
+  }
+  return map;
+}
+
+Status LiveDisk::Implementation::recover_maps() {
+  std::vector<std::uint64_t> live_numbers;
+  std::uint64_t number = 0;
+  std::uint64_t blocks = 0;
+  std::size_t pending_count = 0;
+  {
+    MutexLock lock(state_mutex);
+    if (opened == Opened::killed || opened == Opened::clean) live_numbers = state.maps();
+    number = state.next_map();
+    blocks = home_chunks * blocks_per_chunk();
+    pending_count = state.pending().size();
+  }
+  for (std::size_t i = 0; i < pending_count; ++i) {
+    auto f = std::make_shared<Frozen>();
+    std::vector<std::uint64_t> numbers;
+    bool kept = false;
+    auto chunks = std::make_shared<FrozenChunkPages>();
+    {
+      MutexLock lock(state_mutex);
+      const PendingState& pending = state.pending()[i];
+      f->id = pending.id;
+      f->chunks = geometry.chunks_in(pending.size);
+      f->incarnation = pending.incarnation;
+      f->all_changed = pending.all_changed;
+      kept = pending.map_kept;
+      numbers = pending.maps;
+      *chunks = pending.chunks;
+    }
+    f->map_durable = kept;
+    if (opened == Opened::power_lost && kept) numbers.clear();
+    // What is kept in the journal needs no map; the map knows blocks and not only chunks, so it is taken if there.
+    bool complete = !numbers.empty();
+    for (const std::uint64_t map_number : numbers) {
+      VARVE_TRY_ASSIGN(auto map, recover_map(map_number, blocks));
+      complete = complete && !map->all();
+      f->maps.push_back(std::move(map));
+    }
+    if (kept && !complete) {
+      f->maps.clear();
+      f->kept = std::move(chunks);
+    } else {
+      f->kept = std::make_shared<FrozenChunkPages>();
+    }
+    MutexLock lock(state_mutex);
+    frozen.push_back(std::move(f));
+  }
+  // One new map with all that the live maps of before had.
+  VARVE_TRY_ASSIGN(auto live, ChangeMap::create(volatile_storage, map_name(id, number), number, blocks));
+  for (const std::uint64_t old : live_numbers) {
+    VARVE_TRY_ASSIGN(const auto map, recover_map(old, blocks));
+    if (map->all()) live->mark_all();
+    for (std::uint64_t page = 0; page < map->page_count(); ++page) {
+      if (const std::byte* bits = map->page(page)) live->load_page(page, {bits, kMapPageBytes});
+    }
+  }
+  ExclusiveLock exclusive(gate);
+  live_maps = {std::move(live)};
+  return {};
+}
+
+/// Maps that nothing names: of snapshots that were committed, of live maps that were merged, spares.
+void LiveDisk::Implementation::remove_other_maps() {
+  auto names = volatile_storage.list();
+  if (!names) return;
+  std::set<std::uint64_t> used;
+  {
+    SharedLock shared(gate);
+    for (const auto& map : live_maps) used.insert(map->number());
+    MutexLock lock(state_mutex);
+    for (const auto& f : frozen) {
+      for (const auto& map : f->maps) used.insert(map->number());
+    }
+  }
+  for (const auto& name : *names) {
+    const auto number = map_number(id, name);
+    if (number && !used.contains(*number)) (void)volatile_storage.remove(name);
+  }
+}
+
+Status LiveDisk::Implementation::recover_slots() {
+  VARVE_TRY_ASSIGN(const auto home_status, home->status());
+  VARVE_TRY_ASSIGN(const auto detour_status, detour->status());
+  MutexLock lock(state_mutex);
+  const std::uint64_t chunk = geometry.chunk_size().value();
+  home_chunks = home_status.size.value() / chunk;
+  if (home_chunks < state.chunks().value()) {
+    return fail_damaged(fmt::format("{}/home.img is cut short: {} bytes, the image has {}", directory,
+                                    home_status.size.value(), state.size().value()));
+  }
+  const std::set<Slot> used = state.used_slots();
+  slot_count = used.empty() ? 0 : *used.rbegin() + 1;
+  if (detour_status.size.value() / chunk < slot_count) {
+    return fail_damaged(fmt::format("{}/detour.img is cut short: {} bytes, slot {} is in use", directory,
+                                    detour_status.size.value(), slot_count - 1));
+  }
+  // Free slots at the end go at once; those in between are reused (bounded by what is in use).
+  if (detour_status.size.value() > slot_count * chunk) VARVE_TRY(detour->resize(ByteCount{slot_count * chunk}));
+  if (slot_count > 4 * used.size() + kPageChunks * kPageChunks) {
+    return fail_damaged(fmt::format("{}/journal names slot {} with only {} in use", directory, slot_count - 1,
+                                    used.size()));
+  }
+  for (Slot slot = 0; slot < slot_count; ++slot) {
+    if (!used.contains(slot)) free_slots.insert(slot);
+  }
+  const Time newest = std::max({state.modified(), home_status.modified, detour_status.modified});
+  modified = (opened == Opened::clean ? state.modified() : newest).nanoseconds;
+  if (opened == Opened::killed || opened == Opened::power_lost) {
+    homes_to_punch.push_back({ChunkIndex{0}, ChunkCount{home_chunks}});
+    if (home_chunks == 0) homes_to_punch.clear();
+  }
+  return {};
+}
+
+Status LiveDisk::Implementation::open() {
+  VARVE_TRY(open_files());
+  VARVE_TRY_ASSIGN(const auto identity, storage.identity());
+  VARVE_TRY_ASSIGN(auto page, volatile_storage.open(witness_name(id), ByteCount{Witness::kSize}));
+  if (page->bytes().size() < Witness::kSize) return fail_damaged("the witness in volatile memory is cut short");
+  VARVE_TRY(page->reserve(ByteOffset{0}, ByteCount{Witness::kSize}));
+  witness = std::make_unique<Witness>(std::move(page), identity, id);
+  VARVE_TRY(recover_journal(witness->marks()));
+  VARVE_TRY(recover_slots());
+  if (opened == Opened::power_lost) {
+    // First of all in memory, so that no map is looked for; then the journal is written anew, whole.
+    MutexLock lock(state_mutex);
+    Released ignored;
+    VARVE_TRY(state.apply(record::Opened{1, state.next_map()}, ignored));
+  }
+  VARVE_TRY(recover_maps());
+  if (opened == Opened::power_lost) {
+    ExclusiveLock exclusive(gate);
+    MutexLock lock(state_mutex);
+    Released ignored;
+    VARVE_TRY(state.apply(record::Opened{1, live_maps.front()->number()}, ignored));
+    VARVE_TRY_ASSIGN(journal, Journal::create(storage, directory, id, geometry, state.encode()));
+    compacted_bytes = journal->end();
+  } else {
+    // After a kill what was acknowledged may not be durable yet.
+    home_dirty = detour_dirty = opened == Opened::killed;
+    {
+      ExclusiveLock exclusive(gate);
+      MutexLock lock(state_mutex);
+      VARVE_TRY(record_and_apply(record::Opened{0, live_maps.front()->number()}));
+      state.forget_stored_maps();
+    }
+    VARVE_TRY(flush());
+  }
+  {
+    MutexLock lock(state_mutex);
+    witness->clear();
+    journal->set_witness(witness.get());
+  }
+  remove_other_maps();
+  return {};
+}
+
+Result<std::unique_ptr<LiveDisk>> LiveDisk::open(os::Storage& storage, os::VolatileStorage& maps,
+                                                 const std::string& directory, DiskId id, Geometry geometry,
+                                                 BaseSource& base, const LiveDiskOptions& options) {
+  std::unique_ptr<LiveDisk> disk(new LiveDisk());
+  disk->implementation_ = std::make_unique<Implementation>(storage, maps, directory, id, geometry, base, options);
+  auto done = disk->implementation_->open();
+  if (!done) return tl::unexpected(done.error().in(directory));
+  return disk;
+}
+
+// --- closing ---
+
+Status LiveDisk::Implementation::store_map(const ChangeMap& map) {
+  static const std::array<std::byte, kMapPageBytes> kNothing{};
+  for (std::uint64_t page = 0; page < map.page_count(); ++page) {
+    const std::byte* bits = map.page(page);
+    if (bits == nullptr || std::equal(kNothing.begin(), kNothing.end(), bits)) continue;
+    record::MapPage stored{map.number(), static_cast<std::uint32_t>(page), {bits, bits + kMapPageBytes}};
+    VARVE_TRY(journal->append(stored));
+  }
+  return journal->append(record::MapWhole{map.number(), static_cast<std::uint8_t>(map.all() ? 1 : 0)});
+}
+
+Status LiveDisk::Implementation::close() {
+  VARVE_TRY(flush());
+  {
+    ExclusiveLock exclusive(gate);
+    MutexLock lock(state_mutex);
+    for (const auto& map : live_maps) VARVE_TRY(store_map(*map));
+    for (const auto& f : frozen) {
+      for (const auto& map : f->maps) VARVE_TRY(store_map(*map));
+    }
+    VARVE_TRY(journal->append(record::Clean{modified.load()}));
+  }
+  VARVE_TRY(flush());
+  MutexLock lock(state_mutex);
+  journal->set_witness(nullptr);
+  // The journal has them now; what stays behind is removed by the next open.
+  if (auto names = volatile_storage.list()) {
+    for (const auto& name : *names) {
+      if (map_number(id, name)) (void)volatile_storage.remove(name);
+    }
+  }
+  (void)volatile_storage.remove(witness_name(id));
+  return {};
+}
+
+Status LiveDisk::close() { return implementation_->close(); }
+
+Status verify_journal(os::Storage& storage, const std::string& directory, DiskId id, Geometry geometry) {
+  auto file = storage.open(directory + kJournalName, {});
+  if (!file) return file.error().code == ENOENT ? Status{} : Status(tl::unexpected(std::move(file).error()));
+  auto verified = [&]() -> Status {
+    VARVE_TRY_ASSIGN(const JournalScan scan, Journal::scan(**file, id, geometry, {}));
+    DiskState state(geometry);
+    Released ignored;
+    return Journal::replay(**file, scan.header.nonce, scan.covered, [&](const Record& record) {
+      ignored = {};
+      return state.apply(record, ignored);
+    });
+  }();
+  return verified ? verified : Status(tl::unexpected(verified.error().in(directory + kJournalName)));
+}
+
+}  // namespace varve::disk

@@ -1,0 +1,189 @@
+// Upkeep: detours move home, released storage is punched and reused, the journal is compacted. One background thread.
+#include <fmt/format.h>
+
+#include <algorithm>
+
+#include "implementation.h"
+#include "varve/core/log.h"
+
+namespace varve::disk {
+namespace {
+
+/// Punched in one call of tidy(), so that it ends soon: pieces of kPieceChunks.
+constexpr std::size_t kPunchesPerSlice = 128;
+/// Pages looked at for detours in one call.
+constexpr std::uint64_t kPagesPerLook = 1024;
+
+}  // namespace
+
+// --- moving home ---
+
+std::vector<ChunkIndex> LiveDisk::Implementation::detours_to_move(std::size_t most) {
+  std::vector<ChunkIndex> found;
+  MutexLock lock(state_mutex);
+  const PlaceMap& places = state.places();
+  if (places.count(PlaceKind::detour) == 0 || places.page_count() == 0) return found;
+  for (std::uint64_t looked = 0; looked < std::min(kPagesPerLook, places.page_count()); ++looked) {
+    const std::uint64_t page = move_cursor % places.page_count();
+    places.page(page).for_each_slot([&](std::uint16_t chunk, Slot) VARVE_NO_ANALYSIS {
+      const ChunkIndex index{page * kPageChunks + chunk};
+      if (found.size() < most && home_is_free(index)) found.push_back(index);
+    });
+    if (found.size() >= most) break;
+    ++move_cursor;
+  }
+  std::sort(found.begin(), found.end());
+  return found;
+}
+
+/// The copy and the switch under the chunk's lock: nobody writes in between (rule 2). The slot is free after the seal.
+Result<bool> LiveDisk::Implementation::move_one_home(ChunkIndex chunk) {
+  SharedLock shared(gate);
+  Stripes::Lock lock(stripes, chunk, 1, Stripes::Lock::Mode::exclusive);
+  Place from;
+  {
+    MutexLock state_lock(state_mutex);
+    from = state.places().get(chunk);
+    if (from.kind != PlaceKind::detour || !home_is_free(chunk)) return false;
+  }
+  auto buffer = chunk_buffers.take();
+  VARVE_TRY(read_file(*detour, offset_of(chunk, from), buffer.span()));
+  const Place to{PlaceKind::home, 0};
+  VARVE_TRY(write_file(*home, offset_of(chunk, to), buffer.span()));
+  note_written(to);
+  MutexLock state_lock(state_mutex);
+  VARVE_TRY(record_and_apply(record::Places{chunk.value(), 1, to}));
+  return true;
+}
+
+Result<std::size_t> LiveDisk::move_home(std::size_t max_chunks) {
+  auto& self = *implementation_;
+  std::size_t moved = 0;
+  for (const ChunkIndex chunk : self.detours_to_move(max_chunks)) {
+    VARVE_TRY_ASSIGN(const bool done, self.move_one_home(chunk));
+    if (done) ++moved;
+  }
+  if (moved > 0) VARVE_TRY(self.flush());
+  return moved;
+}
+
+// --- giving storage back ---
+
+Status LiveDisk::Implementation::punch_homes() {
+  for (std::size_t punches = 0; punches < kPunchesPerSlice; ++punches) {
+    Released::Homes piece;
+    bool skip = false;
+    {
+      MutexLock lock(state_mutex);
+      if (homes_to_punch.empty()) return {};
+      Released::Homes& next = homes_to_punch.front();
+      piece = {next.first, ChunkCount{std::min<std::uint64_t>(next.count.value(), kPieceChunks)}};
+      // A run that is at Home is passed over whole, however long.
+      const PlaceRun run = state.places().run_at(next.first, next.first + next.count);
+      skip = run.place.kind == PlaceKind::home || run.place.kind == PlaceKind::detour;
+      const ChunkCount step = skip ? run.count : piece.count;
+      next.first += step;
+      next.count = next.count - step;
+      if (next.count == ChunkCount{0}) homes_to_punch.pop_front();
+    }
+    if (skip) continue;
+    // Exclusive: no reader of the old place is left, and no writer chooses this Home meanwhile.
+    SharedLock shared(gate);
+    const auto count = static_cast<std::size_t>(piece.count.value());
+    Stripes::Lock lock(stripes, piece.first, count, Stripes::Lock::Mode::exclusive);
+    std::size_t begin = 0;
+    while (begin < count) {
+      std::size_t end = begin;
+      {
+        MutexLock state_lock(state_mutex);
+        const auto free = [&](std::size_t i) VARVE_NO_ANALYSIS {
+          const ChunkIndex chunk = piece.first + ChunkCount{i};
+          const PlaceKind kind = state.places().get(chunk).kind;
+          // What is in a detour comes home soon.
+          return kind != PlaceKind::home && kind != PlaceKind::detour && home_is_free(chunk) &&
+                 chunk.value() < home_chunks;
+        };
+        while (end < count && free(end)) ++end;
+      }
+      if (end > begin) {
+        auto punched = home->punch(geometry.start_of(piece.first + ChunkCount{begin}),
+                                   geometry.bytes_in(ChunkCount{end - begin}));
+        if (!punched && punched.error().code != EOPNOTSUPP) return punched;
+      }
+      begin = end + 1;
+    }
+  }
+  return {};
+}
+
+/// A slot on its way is in nobody's list: no writer can take it. Readers of its old chunk held that chunk's lock when
+/// the place was left, or hold it now: taking the lock once waits for them.
+Status LiveDisk::Implementation::punch_slots() {
+  std::vector<Slot> slots;
+  {
+    MutexLock lock(state_mutex);
+    slots.swap(slots_to_punch);
+  }
+  if (slots.empty()) return {};
+  for (std::uint64_t stripe = 0; stripe < kStripes; ++stripe) {
+    Stripes::Lock barrier(stripes, ChunkIndex{stripe}, 1, Stripes::Lock::Mode::exclusive);
+  }
+  Status first;
+  for (const Slot slot : slots) {
+    auto punched = detour->punch(offset_of(ChunkIndex{0}, {PlaceKind::detour, slot}), geometry.chunk_size());
+    if (!punched && punched.error().code != EOPNOTSUPP && first) first = std::move(punched);
+  }
+  MutexLock lock(state_mutex);
+  free_slots.insert(slots.begin(), slots.end());
+  return first;
+}
+
+/// L keeps maps alive: once no chunk is Base, it need not.
+Status LiveDisk::Implementation::clear_segments() {
+  ExclusiveLock exclusive(gate);
+  MutexLock lock(state_mutex);
+  if (state.segments().size() == 0 || state.places().count(PlaceKind::base) != 0) return {};
+  return record_and_apply(record::SegmentsCleared{});
+}
+
+// --- compaction ---
+
+Status LiveDisk::Implementation::compact_journal() {
+  {
+    MutexLock lock(state_mutex);
+    const std::uint64_t size = journal->end();
+    if (size < options.compact_journal_at || size < 4 * compacted_bytes) return {};
+  }
+  VARVE_TRY(flush());
+  // Nobody changes anything or flushes while the state is written; the bulk was flushed before.
+  begin_flush_turn();
+  Status done = [this]() -> Status {
+    ExclusiveLock exclusive(gate);
+    VARVE_TRY(refuse_if_latched());
+    VARVE_TRY(sync_data());
+    MutexLock lock(state_mutex);
+    auto compacted = Journal::create(storage, directory, id, geometry, state.encode());
+    if (!compacted) {
+      if (compacted.error().kind == ErrorKind::latched) latch("compacting the journal", compacted.error());
+      return tl::unexpected(std::move(compacted).error());
+    }
+    journal = std::move(*compacted);
+    journal->set_witness(witness.get());
+    compacted_bytes = journal->end();
+    release_sealed(~std::uint64_t{0});
+    return {};
+  }();
+  end_flush_turn();
+  return done;
+}
+
+Status LiveDisk::tidy() {
+  auto& self = *implementation_;
+  if (self.latched) return {};
+  VARVE_TRY(self.punch_slots());
+  VARVE_TRY(self.punch_homes());
+  VARVE_TRY(self.clear_segments());
+  return self.compact_journal();
+}
+
+}  // namespace varve::disk
