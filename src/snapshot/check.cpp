@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <memory>
 #include <unordered_map>
+#include <unordered_set>
 #include <utility>
 
 #include "record_set.h"
@@ -66,7 +67,7 @@ class Checker {
   /// Reads the record unless that was done before. Nothing: it is well.
   Result<Reason> verify(const Ref& ref, RecordKind kind);
   Result<Reason> verify_now(const Ref& ref, RecordKind kind);
-  Result<Reason> verify_table(PackId pack);
+  void refresh_table(PackId pack);
   void discovered(const Ref& ref, int level);
 
   chunks::ChunkStore& chunks_;
@@ -80,7 +81,7 @@ class Checker {
   RecordSet sound_;                       ///< nodes below which nothing is lost
   std::unordered_map<Ref, Loss> losses_;  ///< nodes below which something is
   std::unordered_map<Ref, Reason> lost_;  ///< records that were read and are not well
-  std::unordered_map<PackId, Reason> tables_;
+  std::unordered_set<PackId> tables_;     ///< read again
   Checked checked_;
 };
 
@@ -173,24 +174,17 @@ Result<Reason> Checker::verify(const Ref& ref, RecordKind kind) {
 
 /// Lost bytes are a finding; a machine that is short of something is an error.
 Result<Reason> Checker::verify_now(const Ref& ref, RecordKind kind) {
-  VARVE_TRY_ASSIGN(const Reason table, verify_table(ref.pack));
-  if (table) return table;
+  refresh_table(ref.pack);
   const Status verified = chunks_.verify_record(ref, kind);
   if (verified) return Reason{};
   if (!bytes_are_lost(verified.error())) return tl::unexpected(verified.error());
   return std::make_shared<const std::string>(verified.error().message);
 }
 
-/// Once a pack, from disk: verify_record() goes by a table that may be in the cache.
-Result<Reason> Checker::verify_table(PackId pack) {
-  if (const auto known = tables_.find(pack); known != tables_.end()) return known->second;
-  Reason reason;
-  if (const auto table = chunks_.pack_table(pack); !table) {
-    if (!bytes_are_lost(table.error())) return tl::unexpected(table.error());
-    reason = std::make_shared<const std::string>(table.error().message);
-  }
-  tables_.emplace(pack, reason);
-  return reason;
+/// verify_record() goes by a table that may be in the cache: once a pack it is read from disk again, which drops one
+/// that is not good any more. What is wrong with the file beyond that (its header) keeps nobody from reading.
+void Checker::refresh_table(PackId pack) {
+  if (tables_.insert(pack).second) (void)chunks_.pack_table(pack);
 }
 
 }  // namespace
