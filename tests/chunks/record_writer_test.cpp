@@ -212,9 +212,8 @@ TEST_F(RecordWriterTest, ABrokenLocatorCostsNothingButSpace) {
 // One thread commits the same chunk over and over, the other collects whatever is not held. A ref that a writer was
 // given is readable as long as its hold lives, whoever won.
 TEST_F(RecordWriterTest, DeduplicationAgainstCollect) {
-  std::atomic<bool> done{false};
-  std::thread collect([&] {
-    while (!done) {
+  std::jthread collect([&](const std::stop_token& done) {
+    while (!done.stop_requested()) {
       RootRegistry::Mark mark(registry);
       const auto packs = store->list_packs().value();
       for (const PackId pack : packs) {
@@ -240,8 +239,7 @@ TEST_F(RecordWriterTest, DeduplicationAgainstCollect) {
     ASSERT_EQ(**bytes, chunk);
     ASSERT_TRUE(store->verify_record(ref, RecordKind::full));
   }
-  done = true;
-  collect.join();
+  collect = {};
   RecordProperty("shared", shared);
 }
 
