@@ -1,19 +1,31 @@
 // The builder writes the new map from left to right. Invariants:
 //
-// 1. Everything before next_ is decided: it is in closed nodes, whose refs are in open ones, or in open nodes.
-// 2. open_[l] holds the decided slots of the one node of level l that next_ lies in; slots from next_ on are empty.
-// 3. A node is closed (encoded, put, its ref given to its parent) at the moment next_ reaches its end.
+// 1. Everything before next is decided: it is in closed nodes, whose refs are in open ones, or in open nodes.
+// 2. open[l] holds the decided slots of the one node of level l that next lies in; slots from next on are empty.
+// 3. A node is closed (encoded, put, its ref given to its parent) at the moment next reaches its end.
 //
-// All operations come down to appending whole subtrees at next_, of the largest span that position, source and length
+// All operations come down to appending whole subtrees at next, of the largest span that position, source and length
 // allow. A subtree taken over whole is one ref: its nodes are not read.
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
+#include <utility>
 
 #include "map_cursor.h"
 #include "varve/chunks/chunk_map.h"
 
 namespace varve::chunks {
+namespace {
+
+/// Of the largest subtree that begins at `chunk` and does not span more than `count` chunks.
+int largest_level(std::uint64_t chunk, std::uint64_t count) {
+  int level = kChunkLevel;
+  while (level < kRootLevel && chunk % span_of(level + 1) == 0 && span_of(level + 1) <= count) ++level;
+  return level;
+}
+
+}  // namespace
 
 struct MapBuilder::Implementation {
   Implementation(ChunkStore& chunk_store, RecordWriter& record_writer, const MaybeRef& base_root)
@@ -26,7 +38,6 @@ struct MapBuilder::Implementation {
   [[nodiscard]] Status append_zeros(std::uint64_t count);
   [[nodiscard]] Status append(int level, const MaybeRef& subtree);
   [[nodiscard]] Result<MaybeRef> close(int level, std::uint64_t start);
-  [[nodiscard]] int largest_level(std::uint64_t count) const;
 
   ChunkStore& store;
   RecordWriter& writer;
@@ -77,30 +88,30 @@ Status MapBuilder::Implementation::run(std::uint64_t first, std::uint64_t count,
   return failed;
 }
 
-/// The largest subtree that begins at next_ and does not span more than `count` chunks.
-int MapBuilder::Implementation::largest_level(std::uint64_t count) const {
-  int level = kChunkLevel;
-  while (level < kRootLevel && next % span_of(level + 1) == 0 && span_of(level + 1) <= count) ++level;
-  return level;
-}
-
 Status MapBuilder::Implementation::copy(MapCursor& source, std::uint64_t source_first, std::uint64_t count) {
-  std::uint64_t from = source_first;
-  const std::uint64_t end = source_first + count;
-  while (from < end) {
-    int level = largest_level(end - from);
+  // Zeros are gathered up to the next data: their subtrees in the source seldom begin and end where ours do.
+  std::uint64_t zeros = 0;
+  for (std::uint64_t done = 0; done < count;) {
+    const std::uint64_t from = source_first + done;
+    int level = largest_level(next + zeros, count - done);
     while (from % span_of(level) != 0) --level;
     VARVE_TRY_ASSIGN(const auto found, source.subtree(level, from));
-    const std::uint64_t length = found.ref ? span_of(level) : std::min(found.empty, end - from);
-    VARVE_TRY(found.ref ? append(level, found.ref) : append_zeros(length));
-    from += length;
+    if (found.ref) {
+      VARVE_TRY(append_zeros(std::exchange(zeros, 0)));
+      VARVE_TRY(append(level, found.ref));
+      done += span_of(level);
+    } else {
+      const std::uint64_t length = std::min(found.empty, count - done);
+      zeros += length;
+      done += length;
+    }
   }
-  return {};
+  return append_zeros(zeros);
 }
 
 Status MapBuilder::Implementation::append_zeros(std::uint64_t count) {
   const std::uint64_t end = next + count;
-  while (next < end) VARVE_TRY(append(largest_level(end - next), std::nullopt));
+  while (next < end) VARVE_TRY(append(largest_level(next, end - next), std::nullopt));
   return {};
 }
 

@@ -1,7 +1,7 @@
 #include "varve/chunks/chunk_map.h"
 
 #include <algorithm>
-#include <chrono>
+#include <ctime>
 #include <map>
 #include <set>
 
@@ -251,7 +251,7 @@ TEST_F(ChunkMapTest, AlignedSubtreesAreTakenOverUnread) {
 
 TEST_F(ChunkMapTest, HugeSparseRangesCostNextToNothing) {
   const MaybeRef source = build_from({{77, chunk_ref(1)}, {kAll / 2 + 5, chunk_ref(2)}, {kAll - 1, chunk_ref(3)}});
-  const auto begin = std::chrono::steady_clock::now();
+  const std::clock_t begin = std::clock();  // processor time: whoever else is busy does not count
   constexpr int kRounds = 20;
   for (int i = 0; i < kRounds; ++i) {
     const MaybeRef shifted = build(source, [&](MapBuilder& b) {
@@ -266,10 +266,9 @@ TEST_F(ChunkMapTest, HugeSparseRangesCostNextToNothing) {
                     }),
               std::nullopt);
   }
-  const auto each =
-      std::chrono::duration_cast<std::chrono::microseconds>(std::chrono::steady_clock::now() - begin) / (3 * kRounds);
-  RecordProperty("microseconds", static_cast<int>(each.count()));
-  EXPECT_LT(each.count(), 20000);  // tens of microseconds where nothing else runs
+  const auto microseconds = (std::clock() - begin) * 1'000'000 / CLOCKS_PER_SEC / (3 * kRounds);
+  RecordProperty("microseconds", static_cast<int>(microseconds));
+  EXPECT_LT(microseconds, 100'000);  // some hundred as built for use; chunk by chunk it would be minutes
 }
 
 // ---- walking, and hostile nodes

@@ -75,7 +75,7 @@ TEST(Codec, NeverWritesPastItsEndWhateverThePayload) {
 TEST(Codec, RefusesAnotherLength) {
   const Bytes plain(8192, std::byte{1});
   const Encoded good = *encode_payload(plain, {});
-  for (const std::size_t size : {0, 1, 8191, 8193, 16384}) {
+  for (const std::size_t size : std::vector<std::size_t>{0, 1, 8191, 8193, 16384}) {
     Bytes out(size);
     EXPECT_FALSE(decode_payload(Codec::zstd, good.bytes, out)) << size;
     EXPECT_FALSE(decode_payload(Codec::raw, plain, out)) << size;

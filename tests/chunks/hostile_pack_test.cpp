@@ -30,7 +30,7 @@ struct HostilePack : StoreFixture {
   HostilePack() : StoreFixture(options()) {
     RootRegistry::Hold hold(registry);
     RecordWriter writer(*store, hold);
-    for (const std::uint64_t number : {1, 3, 5}) {  // compressible: a small pack
+    for (const std::uint64_t number : std::vector<std::uint64_t>{1, 3, 5}) {  // compressible: a small pack
       chunks.push_back(make_chunk(number));
       refs.push_back(writer.put_chunk(chunks.back()).value());
     }
@@ -166,7 +166,7 @@ TEST_F(HostilePack, ForgedTablesWithAMatchingChecksum) {
       (void)exact_or_eio(with_entry(i, 33, value, 1));  // codec
     }
   }
-  for (const std::size_t at : {0, 8, 16, 24, 28, 32, 34, 36}) {
+  for (const std::size_t at : std::vector<std::size_t>{0, 8, 16, 24, 28, 32, 34, 36}) {
     for (const std::uint64_t value : hostile) {
       (void)exact_or_eio(with_trailer(at, value, at < 24 ? 8 : at == 32 || at == 34 ? 2 : 4));
     }

@@ -90,7 +90,6 @@ TEST(RootRegistry, ARootThatMovesDuringAMarkIsSeen) {
 TEST(RootRegistry, HoldAndCondemnNeverBothSucceed) {
   RootRegistry registry;
   constexpr int kRounds = 20000;
-  std::atomic<int> round{0};
   std::atomic<int> arrived{0};
   std::atomic<int> both{0};
   std::atomic<bool> held{false};
