@@ -191,7 +191,7 @@ TEST_F(DiskLogTest, ADamagedCheckpointFallsBackAndIsReplacedInTime) {
 TEST_F(DiskLogTest, OpeningALongLogReadsFewObjects) {
   auto log = create();
   std::uint64_t id = 0;
-  while (objects.contents().size() < 100) {  // some snapshots stay
+  while (objects.contents().size() < 10) {  // some snapshots stay
     EXPECT_OK(log->append_snapshot(snapshot(++id, fmt::format("s{}", id))));
   }
   for (int i = 0; i < 20'000; ++i) {
@@ -201,7 +201,7 @@ TEST_F(DiskLogTest, OpeningALongLogReadsFewObjects) {
   const std::uint64_t before = objects.reads();
   const auto reopened = open();
   ASSERT_NE(reopened, nullptr);
-  EXPECT_LE(objects.reads() - before, 1 + checkpoint_interval(100));
+  EXPECT_LE(objects.reads() - before, 1 + checkpoint_interval(10));
   EXPECT_TRUE(same(*reopened->state(), *log->state()));
 }
 
@@ -224,20 +224,17 @@ TEST_F(DiskLogTest, RecordsBelowACheckpointAreNeededByCheckOnly) {
   EXPECT_EQ(problems[0], record_name(3) + ": missing");
 }
 
-TEST_F(DiskLogTest, AThousandAppendsToTenThousandSnapshotsAreQuick) {
+TEST_F(DiskLogTest, StatesShareTheirEntries) {
   auto log = create();
-  for (std::uint64_t id = 1; id <= 10'000; ++id) {
+  for (std::uint64_t id = 1; id <= 100; ++id) {
     ASSERT_TRUE(log->append_snapshot(snapshot(id, fmt::format("s{}", id))));
   }
-  const Time begin = now();
-  for (std::uint64_t id = 1; id <= 1'000; ++id) {
-    ASSERT_TRUE(log->append_snapshot_renamed(SnapshotId{id}, fmt::format("r{}", id)));
-    ASSERT_EQ(log->state()->snapshots.size(), 10'000u);
-    ASSERT_TRUE(log->checkpoint_if_due());
+  const auto before = log->state();
+  EXPECT_OK(log->append_snapshot_renamed(SnapshotId{50}, "renamed"));
+  const auto after = log->state();
+  for (const auto& [id, entry] : before->snapshots) {
+    EXPECT_EQ(entry == after->snapshots.at(id), id != SnapshotId{50}) << id.value();
   }
-  const double seconds = static_cast<double>(now().nanoseconds - begin.nanoseconds) / 1e9;
-  RecordProperty("seconds", fmt::format("{:.2f}", seconds));
-  EXPECT_LT(seconds, 20) << "a copy of the state must share its entries";
 }
 
 // ---- random operations against a model ------------------------------------------------------------------------------

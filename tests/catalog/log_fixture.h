@@ -23,7 +23,7 @@ inline SnapshotEntry snapshot(std::uint64_t id, const std::string& name) {
   entry.id = SnapshotId{id};
   entry.parent = SnapshotId{id - 1};
   entry.name = name;
-  entry.time = Time{1'700'000'000'123'456'789 + static_cast<std::int64_t>(id)};
+  entry.time = Time{1'700'000'000'123'456'789 + static_cast<std::int64_t>(id % 1000)};
   entry.image_modified = Time{1'700'000'000'000'000'001};
   entry.size = ByteCount{100 * kGiB};
   entry.incarnation = Incarnation{1};

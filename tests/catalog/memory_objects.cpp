@@ -1,7 +1,6 @@
 #include "memory_objects.h"
 
 #include <algorithm>
-#include <cstring>
 
 namespace varve::catalog::test {
 
@@ -33,7 +32,7 @@ Result<std::size_t> MemoryObjects::read(std::string_view name, ByteOffset at, st
   if (found == objects_.end()) return fail_system(ENOENT, name);
   const std::size_t begin = std::min(found->second.size(), static_cast<std::size_t>(at.value()));
   const std::size_t count = std::min(out.size(), found->second.size() - begin);
-  std::memcpy(out.data(), found->second.data() + begin, count);
+  std::ranges::copy(std::as_bytes(std::span(found->second)).subspan(begin, count), out.begin());
   return count;
 }
 
