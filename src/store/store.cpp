@@ -186,6 +186,10 @@ Result<std::shared_ptr<DiskEntry>> OpenStore::open_disk(DiskId id) {
 }
 
 Status OpenStore::recover() {
+  // Before anything of ours writes: it can't tell a dead temporary from a living one.
+  if (auto swept = objects::remove_temporaries(*services_.storage); !swept) {
+    log::warning("temporaries of an interrupted write stay: {}", swept.error().message);
+  }
   VARVE_TRY_ASSIGN(const auto ids, catalog::DiskLog::list(*services_.objects));
   std::vector<Result<std::shared_ptr<DiskEntry>>> opened(ids.size(), std::shared_ptr<DiskEntry>());
   {
@@ -231,9 +235,6 @@ void OpenStore::start_background() {
 /// Once, in the background, after the store is usable.
 void OpenStore::at_start() {
   const auto stop = [this] { return services_.stopping.load(); };
-  if (auto swept = objects::remove_temporaries(*services_.storage); !swept) {
-    log::warning("temporaries of an interrupted write stay: {}", swept.error().message);
-  }
   if (auto done = services_.chunks->reconcile_locator(stop); !done && done.error().code != ECANCELED) {
     log::warning("the locator is incomplete, deduplication finds less: {}", done.error().message);
   }
