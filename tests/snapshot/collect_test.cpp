@@ -130,6 +130,58 @@ TEST(Collect, WhatComesIntoBeingMeanwhileIsNotTouched) {
   EXPECT_EQ(collect(world).packs_removed, 1u);
 }
 
+TEST(Collect, ARootThatMovesFromAHoldToAnOwnerJustVisitedStays) {
+  World world;
+  /// Gets the root of one finished commit after each of its visits, and lets go of that commit's hold.
+  struct Receiver final : chunks::RootOwner {
+    World& world;
+    std::vector<std::unique_ptr<chunks::RootRegistry::Hold>> holds;
+    std::vector<MaybeRef> held;
+    std::vector<MaybeRef> owned;
+    chunks::RootRegistry::Registration registration;
+    explicit Receiver(World& w) : world(w), registration(w.registry.add(*this)) {}
+    void visit_roots(const std::function<void(const MaybeRef&)>& visit) override {
+      for (const auto& root : owned) visit(root);
+      if (holds.empty()) return;
+      owned.push_back(held.back());
+      held.pop_back();
+      holds.pop_back();
+    }
+  } receiver(world);
+  for (std::uint64_t i = 0; i < 5; ++i) {
+    receiver.holds.push_back(std::make_unique<chunks::RootRegistry::Hold>(world.registry));
+    const auto root = world.build(*receiver.holds.back(), {}, numbered(0, 5, 1000 * (i + 1)));
+    ASSERT_TRUE(root);
+    receiver.held.push_back(*root);
+  }
+  EXPECT_EQ(collect(world).packs_removed, 0u);
+  EXPECT_EQ(collect(world).packs_removed, 0u);
+  EXPECT_EQ(world.pack_files().size(), 5u);
+}
+
+TEST(Collect, ADeadPackThatACommitSharesJustAfterTheLastVisitStays) {
+  World world;
+  world.roots.remove(world.build({}, numbered(0, 5, 1)));
+  /// After its second visit a whole commit runs that finds the dead chunks by digest, and becomes its own.
+  struct LateOwner final : chunks::RootOwner {
+    World& world;
+    MaybeRef root;
+    int visits = 0;
+    chunks::RootRegistry::Registration registration;
+    explicit LateOwner(World& w) : world(w), registration(w.registry.add(*this)) {}
+    void visit_roots(const std::function<void(const MaybeRef&)>& visit) override {
+      if (root) visit(root);
+      if (++visits != 2) return;
+      chunks::RootRegistry::Hold hold(world.registry);
+      root = world.build(hold, {}, numbered(300, 5, 1)).value_or(MaybeRef{});
+    }
+  } late(world);
+  EXPECT_EQ(collect(world).packs_removed, 0u);
+  EXPECT_EQ(world.pack_files().size(), 2u);
+  world.reopen();
+  world.expect_content(late.root, numbered(300, 5, 1), 305);
+}
+
 TEST(Collect, APackThatCannotGoDoesNotKeepTheOthers) {
   World world;
   for (std::uint64_t i = 0; i < 3; ++i) world.roots.remove(world.build({}, numbered(0, 3, 100 * (i + 1))));
