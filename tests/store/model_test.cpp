@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <map>
@@ -121,17 +122,32 @@ class ModelRun {
   void step() {
     struct Choice {
       int weight;
+      const char* name;
       void (ModelRun::*action)();
     };
     static constexpr Choice kChoices[] = {
-        {320, &ModelRun::write},          {150, &ModelRun::read_a_range},  {60, &ModelRun::zero},
-        {30, &ModelRun::resize},          {40, &ModelRun::flush},          {60, &ModelRun::snapshot},
-        {45, &ModelRun::remove_snapshot}, {10, &ModelRun::rename_snapshot}, {12, &ModelRun::restore},
-        {6, &ModelRun::clone},            {40, &ModelRun::copy},           {80, &ModelRun::commit},
-        {80, &ModelRun::upkeep},          {6, &ModelRun::create},          {2, &ModelRun::remove_image},
-        {2, &ModelRun::remove_disk},      {3, &ModelRun::rename_disk},     {5, &ModelRun::collect},
-        {4, &ModelRun::remount_cleanly},  {4, &ModelRun::kill},            {3, &ModelRun::lose_power},
-        {3, &ModelRun::verify_everything},
+        {320, "write", &ModelRun::write},
+        {150, "read_a_range", &ModelRun::read_a_range},
+        {60, "zero", &ModelRun::zero},
+        {30, "resize", &ModelRun::resize},
+        {40, "flush", &ModelRun::flush},
+        {60, "snapshot", &ModelRun::snapshot},
+        {45, "remove_snapshot", &ModelRun::remove_snapshot},
+        {10, "rename_snapshot", &ModelRun::rename_snapshot},
+        {12, "restore", &ModelRun::restore},
+        {6, "clone", &ModelRun::clone},
+        {40, "copy", &ModelRun::copy},
+        {80, "commit", &ModelRun::commit},
+        {80, "upkeep", &ModelRun::upkeep},
+        {6, "create", &ModelRun::create},
+        {2, "remove_image", &ModelRun::remove_image},
+        {2, "remove_disk", &ModelRun::remove_disk},
+        {3, "rename_disk", &ModelRun::rename_disk},
+        {5, "collect", &ModelRun::collect},
+        {4, "remount_cleanly", &ModelRun::remount_cleanly},
+        {4, "kill", &ModelRun::kill},
+        {3, "lose_power", &ModelRun::lose_power},
+        {3, "verify_everything", &ModelRun::verify_everything},
     };
     static const int total = [] {
       int sum = 0;
@@ -142,10 +158,16 @@ class ModelRun {
     for (const auto& choice : kChoices) {
       ticket -= choice.weight;
       if (ticket < 0) {
+        if (trace_) std::fprintf(stderr, "%s%s\n", where().c_str(), choice.name);
         (this->*choice.action)();
         return;
       }
     }
+  }
+
+  /// With VARVE_MODEL_TRACE set: what was done, for finding out why.
+  void trace(const char* format, const std::string& name, std::uint64_t a, std::uint64_t b) const {
+    if (trace_) std::fprintf(stderr, ("    " + std::string(format) + "\n").c_str(), name.c_str(), a, b);
   }
 
   std::uint64_t below(std::uint64_t limit) { return limit == 0 ? 0 : random_() % limit; }
@@ -272,6 +294,7 @@ class ModelRun {
     if (grows) range.at = std::min(kMaxImage - kChunk, live.content.size() + below(kChunk));
     if (range.count == 0) return;
     const Content bytes = some_bytes(static_cast<std::size_t>(range.count));
+    trace("write %s %lu+%lu", chosen->first, range.at, range.count);
     remember(live, range.at, range.count);
     const bool grew = range.at + range.count > live.content.size();
     expect(disk(chosen->first).live().write(ByteOffset{range.at}, bytes), "write");
@@ -286,6 +309,7 @@ class ModelRun {
     const Range range = some_range(live.content.size());
     if (range.count == 0) return;
     remember(live, range.at, range.count);
+    trace("zero %s %lu+%lu", chosen->first, range.at, range.count);
     expect(disk(chosen->first).live().zero(ByteOffset{range.at}, ByteCount{range.count}), "zero");
     put(live, range.at, Content(static_cast<std::size_t>(range.count)));
   }
@@ -295,6 +319,7 @@ class ModelRun {
     if (chosen == nullptr) return;
     LiveModel& live = *chosen->second.live;
     const std::uint64_t size = one_in(6) ? 0 : below(kMaxImage);
+    trace("resize %s %lu", chosen->first, size, 0);
     expect(disk(chosen->first).resize_image(ByteCount{size}, nullptr), "resize");
     live.content.resize(static_cast<std::size_t>(size));
     flush_now(chosen->first, live);
@@ -308,6 +333,7 @@ class ModelRun {
     auto* chosen = any_disk(true);
     if (chosen == nullptr || chosen->second.snapshots.size() >= kMaxSnapshots) return remove_snapshot();
     const std::string name = "s" + std::to_string(next_name_++);
+    trace("snapshot %s s%lu", chosen->first, next_name_ - 1, 0);
     auto taken = disk(chosen->first).take_snapshot(name, Attributes{0, 0, 0755, {}});
     ASSERT_TRUE(taken) << where() << taken.error().message;
     chosen->second.snapshots[name] = std::make_shared<const Content>(chosen->second.live->content);
@@ -384,8 +410,11 @@ class ModelRun {
     LiveModel& live = *target->second.live;
     const bool same = from.snapshot == SnapshotId{0} && from.disk->name() == target->first;
     const bool overlaps = same && range.at < to + range.count && to < range.at + range.count;
-    auto copied = store_->copy_range(from, ByteOffset{range.at}, pointer(target->first), ByteOffset{to},
-                                     ByteCount{range.count});
+    trace("copy from %s %lu+%lu", from.disk->name() + "@" + std::to_string(from.snapshot.value()), range.at,
+          range.count);
+    trace("  to %s %lu", target->first, to, 0);
+    auto copied =
+        store_->copy_range(from, ByteOffset{range.at}, pointer(target->first), ByteOffset{to}, ByteCount{range.count});
     if (overlaps) {
       EXPECT_FALSE(copied) << where() << "an overlapping copy was accepted";
       return;
@@ -536,6 +565,7 @@ class ModelRun {
   std::map<std::string, DiskModel> model_;
   std::uint64_t next_name_ = 1;
   std::uint64_t done_ = 0;
+  const bool trace_ = std::getenv("VARVE_MODEL_TRACE") != nullptr;
 };
 
 std::uint64_t operations() {
