@@ -2,6 +2,7 @@
 
 #include <fmt/format.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <nlohmann/json.hpp>
@@ -16,12 +17,11 @@
 namespace varve::cli {
 namespace {
 
-/// A mount of ours whose daemon is gone: every call there answers ENOTCONN, and fuse::Session takes it away. The socket
-/// is asked first, because a stat(2) waits for a daemon that lives and does not answer.
-bool is_dead(const MountEntry& entry) {
-  if (entry.type != kMountType || store::ControlClient::connect(entry.source)) return false;
-  struct stat status {};
-  return ::stat(entry.mountpoint.c_str(), &status) != 0 && errno == ENOTCONN;
+/// A mount of ours whose daemon is gone: fuse::Session takes it away. The socket is asked first: a daemon that lives and
+/// does not answer would be waited for.
+bool is_left_over(const fuse::MountEntry& entry) {
+  return entry.type == fuse::kMountType && !store::ControlClient::connect(entry.source) &&
+         fuse::is_dead(entry.mountpoint);
 }
 
 Status check_directory(const std::string& path, std::string_view what) {
@@ -36,10 +36,10 @@ Result<MountRequest> prepare(MountRequest request) {
   VARVE_TRY_ASSIGN(request.store, absolute_path(request.store));
   VARVE_TRY_ASSIGN(request.mountpoint, absolute_path(request.mountpoint));
   VARVE_TRY(check_directory(request.store, "store"));
-  auto table = read_mount_table();
-  const auto dead = std::erase_if(table, is_dead);
+  auto table = fuse::read_mount_table();
+  const auto left_over = std::erase_if(table, is_left_over);
   VARVE_TRY(check_mountpoint(table, request.store, request.mountpoint));
-  if (dead == 0) VARVE_TRY(check_directory(request.mountpoint, "mountpoint"));
+  if (left_over == 0) VARVE_TRY(check_directory(request.mountpoint, "mountpoint"));
   return request;
 }
 
@@ -85,14 +85,14 @@ Status serve(const MountRequest& request, Readiness& readiness) {
 
 }  // namespace
 
-Status check_mountpoint(const std::vector<MountEntry>& table, const std::string& store, const std::string& mountpoint) {
+Status check_mountpoint(const MountTable& table, const std::string& store, const std::string& mountpoint) {
   for (const auto& entry : table) {
-    if (entry.type == kMountType && entry.source == store) {
+    if (entry.type == fuse::kMountType && entry.source == store) {
       return fail_refused(EBUSY, fmt::format("{} is mounted at {} already; a store is mounted once", store,
                                              entry.mountpoint));
     }
   }
-  if (const auto there = mounted_at(table, mountpoint); there && mountpoint != "/") {
+  if (const auto* there = fuse::mounted_at(table, mountpoint); there != nullptr && mountpoint != "/") {
     return fail_refused(EBUSY, fmt::format("{0}: something is mounted there already ({1}, {2}); `umount {0}`, or choose "
                                            "another mountpoint", mountpoint, there->source, there->type));
   }

@@ -4,7 +4,7 @@
 #include <string>
 
 #include "mount_options.h"
-#include "mount_table.h"
+#include "paths.h"
 #include "varve/core/result.h"
 
 namespace varve::cli {
@@ -18,7 +18,7 @@ struct MountRequest {
 
 /// What is wrong with mounting `store` on `mountpoint`, both absolute, given what is mounted: another mount of the
 /// store, a mountpoint in use, one within the other. A mount of this very store whose daemon is dead is not wrong.
-[[nodiscard]] Status check_mountpoint(const std::vector<MountEntry>& table, const std::string& store,
+[[nodiscard]] Status check_mountpoint(const MountTable& table, const std::string& store,
                                       const std::string& mountpoint);
 
 /// In the foreground: returns when the mount has ended. Otherwise: in the process that was started, when the mount is

@@ -7,6 +7,7 @@
 #include <cstdio>
 
 #include "size.h"
+#include "varve/catalog/names.h"
 #include "varve/core/version.h"
 
 namespace varve::cli {
@@ -154,11 +155,14 @@ void build(CLI::App& app, Options& options) {
 /// CLI11's sentence in our form.
 int report_mistake(const CLI::App& app, const CLI::ParseError& error) {
   std::string message = error.what();
+  const auto chosen = app.get_subcommands();
+  if (const auto unknown = app.remaining(); chosen.empty() && !unknown.empty()) {
+    message = fmt::format("there is no command or option {}", catalog::quoted(unknown.front()));
+  }
   if (message.size() > 1 && std::isupper(static_cast<unsigned char>(message[0])) != 0 &&
       std::isupper(static_cast<unsigned char>(message[1])) == 0) {
     message[0] = static_cast<char>(std::tolower(static_cast<unsigned char>(message[0])));
   }
-  const auto chosen = app.get_subcommands();
   const auto help = chosen.empty() ? std::string("varve --help") : fmt::format("varve {} --help", chosen[0]->get_name());
   fmt::print(stderr, "varve: {} (see `{}`)\n", message, help);
   return kExitUsage;

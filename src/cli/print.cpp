@@ -26,10 +26,14 @@ std::string padding(std::size_t width, std::string_view text) {
   return std::string(width - std::min(width, width_of(text)), ' ');
 }
 
+std::string text_of(const json& value) {
+  if (value.is_null()) return "-";
+  return value.is_string() ? value.get<std::string>() : value.dump(-1, ' ', false, json::error_handler_t::replace);
+}
+
 std::string text_of(const json& object, const char* key) {
   const auto found = object.find(key);
-  if (found == object.end() || found->is_null()) return "-";
-  return found->is_string() ? found->get<std::string>() : found->dump();
+  return found == object.end() ? "-" : text_of(*found);
 }
 
 std::string size_of(const json& object, const char* key) {
@@ -47,12 +51,11 @@ bool means_bytes(std::string_view key) {
 std::string fact(std::string_view key, const json& value) {
   if (value.is_string()) return readable_time(value.get<std::string>());
   if (value.is_boolean()) return value.get<bool>() ? "yes" : "no";
-  if (value.is_null()) return "-";
   if (value.is_number_unsigned() && means_bytes(key)) {
     const auto bytes = value.get<std::uint64_t>();
     return bytes < kKiB ? readable_size(bytes) : fmt::format("{} ({})", readable_size(bytes), bytes);
   }
-  return value.dump(-1, ' ', false, json::error_handler_t::replace);
+  return text_of(value);
 }
 
 std::string label_of(std::string key) {
@@ -114,8 +117,8 @@ void print_disks(const json& answer) {
   }
   table.print();
   std::fflush(stdout);
-  for (const auto& name : answer.value("damaged", json::array())) {
-    fmt::print(stderr, "varve: {}\n", name.is_string() ? name.get<std::string>() : name.dump());
+  for (const auto& reason : answer.value("damaged", json::array())) {
+    fmt::print(stderr, "varve: not served: {}\n", text_of(reason));
   }
 }
 
@@ -146,7 +149,7 @@ void print_status(const json& answer) {
 }
 
 void print_check(const json& answer) {
-  for (const auto& problem : answer.at("problems")) fmt::print("problem: {}\n", text_of(json{{"p", problem}}, "p"));
+  for (const auto& problem : answer.at("problems")) fmt::print("problem: {}\n", text_of(problem));
   for (const auto& damage : answer.at("damaged")) {
     fmt::print("damaged: {}: {} chunks cannot be read; the first: {}\n", text_of(damage, "image"),
                text_of(damage, "chunks"), text_of(damage, "first"));

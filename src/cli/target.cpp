@@ -26,15 +26,15 @@ bool is_path(std::string_view word) { return word.starts_with('/') || word.start
 
 Result<Place> place_of(const std::string& path) {
   VARVE_TRY_ASSIGN(const auto absolute, absolute_path(path));
-  return place_of_path(read_mount_table(), absolute);
+  return place_of_path(fuse::read_mount_table(), absolute);
 }
 
 /// The mount that the current directory is in.
 std::optional<std::string> store_of_current_directory() {
   const auto path = absolute_path(".");
   if (!path) return std::nullopt;
-  const auto mount = mount_of(read_mount_table(), *path);
-  if (!mount || mount->type != kMountType) return std::nullopt;
+  const auto mount = mount_of(fuse::read_mount_table(), *path);
+  if (!mount || mount->type != fuse::kMountType) return std::nullopt;
   return mount->source;
 }
 
@@ -81,9 +81,9 @@ Status check_written(const std::string& word) {
 
 }  // namespace
 
-Result<Place> place_of_path(const std::vector<MountEntry>& table, const std::string& path) {
+Result<Place> place_of_path(const MountTable& table, const std::string& path) {
   const auto mount = mount_of(table, path);
-  if (!mount || mount->type != kMountType) return Place{path, std::nullopt, std::nullopt};
+  if (!mount || mount->type != fuse::kMountType) return Place{path, std::nullopt, std::nullopt};
   auto parts = parts_of(std::string_view(path).substr(mount->mountpoint.size()));
   if (parts.size() > 1 && parts.back() == catalog::kImageName) parts.pop_back();
   Place place{mount->source, std::nullopt, std::nullopt};

@@ -5,7 +5,7 @@
 #include <optional>
 #include <string>
 
-#include "mount_table.h"
+#include "paths.h"
 #include "varve/core/result.h"
 
 namespace varve::cli {
@@ -19,7 +19,7 @@ struct Place {
 
 /// A path in a mount of a store (the root, a disk, a snapshot, or the image in one of these), or else the directory of
 /// a store. `path` absolute and normalised. EINVAL (refused) for a path in a mount that names none of them.
-[[nodiscard]] Result<Place> place_of_path(const std::vector<MountEntry>& table, const std::string& path);
+[[nodiscard]] Result<Place> place_of_path(const MountTable& table, const std::string& path);
 
 /// A store, and what to put into the request for it (store/commands.h).
 struct Target {

@@ -10,8 +10,8 @@
 #include <optional>
 #include <set>
 
-#include "mount_table.h"
 #include "varve/fuse/mount.h"
+#include "varve/fuse/mount_table.h"
 
 namespace varve::fuse {
 namespace {

@@ -16,13 +16,13 @@
 #include <thread>
 
 #include "filesystem.h"
-#include "mount_table.h"
 #include "mountpoint.h"
 #include "notifier.h"
 #include "request.h"
-#include "varve/core/log.h"
-#include "varve/os/descriptor.h"
 #include "worker.h"
+#include "varve/core/log.h"
+#include "varve/fuse/mount_table.h"
+#include "varve/os/descriptor.h"
 
 namespace varve::fuse {
 namespace {

@@ -1,5 +1,8 @@
-#include "mount_table.h"
+#include "varve/fuse/mount_table.h"
 
+#include <sys/vfs.h>
+
+#include <cerrno>
 #include <fstream>
 #include <sstream>
 
@@ -53,6 +56,12 @@ const MountEntry* mounted_at(const std::vector<MountEntry>& table, std::string_v
     if (entry->mountpoint == path) return &*entry;
   }
   return nullptr;
+}
+
+bool is_dead(const std::string& mountpoint) {
+  struct statfs status {};
+  // Not stat(2): that is answered from attributes which the kernel keeps for long.
+  return ::statfs(mountpoint.c_str(), &status) != 0 && errno == ENOTCONN;
 }
 
 }  // namespace varve::fuse

@@ -6,14 +6,15 @@
 #include <spawn.h>
 #include <sys/mount.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #include <cstdlib>
 #include <filesystem>
 
-#include "mount_table.h"
 #include "varve/core/log.h"
+#include "varve/fuse/mount_table.h"
 #include "varve/os/descriptor.h"
 
 namespace varve::fuse {
@@ -36,11 +37,6 @@ Result<std::string> resolve(const std::string& path) {
   const std::filesystem::path whole = std::filesystem::absolute(trimmed);
   if (::realpath(whole.parent_path().c_str(), resolved) == nullptr) return fail_system(errno, "mountpoint " + path);
   return (std::filesystem::path(resolved) / whole.filename()).string();
-}
-
-bool is_dead(const std::string& path) {
-  struct stat status {};
-  return ::stat(path.c_str(), &status) != 0 && errno == ENOTCONN;
 }
 
 bool is_in_path(const std::string& program) {

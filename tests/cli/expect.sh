@@ -1,6 +1,7 @@
 # Sourced by the tests of the command: what is expected of one run of it. $varve is the command, $work a fresh directory
 # that goes at the end.
 set -u
+[ -x "$varve" ] || { echo "not a program: $varve" >&2; exit 1; }
 failures=0
 
 fail() {

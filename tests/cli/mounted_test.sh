@@ -121,8 +121,9 @@ mountpoint -q "my mnt" && fail "SIGTERM left the mount"
 
 # --- a killed daemon: the next mount takes its remains away
 succeeds "$varve" mount store mnt
-kill -KILL "$(daemon)"
-sleep 0.2
+pid=$(daemon)
+kill -KILL "$pid"
+wait_for test ! -e "/proc/$pid"
 succeeds "$varve" mount store mnt
 [ "$(sha256sum <mnt/web02/disk.img)" = "$sum1" ] || fail "after a kill the image is another"
 umount mnt || fail "umount"

@@ -1,4 +1,4 @@
-#include "mount_table.h"
+#include "varve/fuse/mount_table.h"
 
 #include <gtest/gtest.h>
 

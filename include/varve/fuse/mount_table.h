@@ -23,5 +23,8 @@ struct MountEntry {
 [[nodiscard]] std::vector<MountEntry> read_mount_table();
 /// The topmost mount exactly at an absolute path; null when there is none.
 [[nodiscard]] const MountEntry* mounted_at(const std::vector<MountEntry>& table, std::string_view path);
+/// Whether the daemon behind a mount of ours is gone: every call that reaches it answers ENOTCONN. Waits for a daemon
+/// that lives and does not answer.
+[[nodiscard]] bool is_dead(const std::string& mountpoint);
 
 }  // namespace varve::fuse
