@@ -1,6 +1,7 @@
 #include "varve/snapshot/image.h"
 
 #include <algorithm>
+#include <set>
 #include <thread>
 
 #include "support/seed.h"
@@ -11,7 +12,6 @@ namespace {
 
 constexpr std::uint64_t kChunks = 700;
 constexpr std::size_t kChunkBytes = kGeometry.chunk_bytes();
-constexpr std::uint64_t kNodesOnThePath = chunks::kMapHeight;
 
 /// Data, holes of several sizes, and a last chunk that the image's end cuts.
 Model some_model(std::uint64_t chunks = kChunks) {

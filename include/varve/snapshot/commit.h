@@ -30,7 +30,9 @@ struct Committed {
 
 /// Packs and nodes are durable on return; everything the result stands on is in `hold`, which must live until the
 /// root has an owner. ECANCELED when `stop` (may be empty; asked at least once a chunk) said so. Other errors: nothing
-/// happened but garbage packs; try again later. `encoders` compress in parallel; must not be the caller's own pool.
+/// happened but garbage packs; try again later. EIO (damaged) where a node of P's map on the way cannot be read: then
+/// what is unchanged is unknown, and nothing of this disk can be committed until that node is back. `encoders` compress
+/// in parallel; must not be the caller's own pool.
 ///
 /// Memory: 64 chunks (or 16 MiB of them, if larger) with their encodings, and the writer's pack.
 [[nodiscard]] Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending,
