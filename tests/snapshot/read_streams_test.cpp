@@ -50,7 +50,7 @@ TEST(ReadStreams, ShuffledRequestsOfOneReaderAreOneStream) {
   constexpr std::uint64_t kRequest = 128 * kKiB;
   std::set<std::uint64_t> said;
   for (std::uint64_t group = 0; group < 32; ++group) {
-    for (const std::uint64_t i : {2, 0, 3, 1}) {
+    for (const std::uint64_t i : {2u, 0u, 3u, 1u}) {
       said.merge(chunks_of(streams.note(ByteOffset{(group * 4 + i) * kRequest}, ByteCount{kRequest})));
     }
   }
