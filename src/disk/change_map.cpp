@@ -23,6 +23,22 @@ std::atomic_ref<std::uint64_t> word_at(os::SharedMemory& memory, std::uint64_t b
   return std::atomic_ref<std::uint64_t>(*reinterpret_cast<std::uint64_t*>(memory.bytes().data() + byte));
 }
 
+/// Null when memory is short.
+Result<std::unique_ptr<os::SharedMemory>> make_memory(os::VolatileStorage& storage, const std::string& name,
+                                                      ByteCount size) {
+  const auto short_of_memory = [](const Error& error) { return error.code == ENOSPC || error.code == ENOMEM; };
+  auto memory = storage.open(name, size);
+  if (!memory) {
+    if (short_of_memory(memory.error())) return nullptr;
+    return memory;
+  }
+  if (auto reserved = (*memory)->reserve(ByteOffset{0}, ByteCount{kMapPageBytes}); !reserved) {
+    if (short_of_memory(reserved.error())) return nullptr;
+    return tl::unexpected(std::move(reserved).error());
+  }
+  return memory;
+}
+
 }  // namespace
 
 ChangeMap::ChangeMap(std::unique_ptr<os::SharedMemory> memory, std::uint64_t number)
@@ -41,8 +57,12 @@ Result<std::shared_ptr<ChangeMap>> ChangeMap::create(os::VolatileStorage& storag
     return tl::unexpected(std::move(removed).error());
   }
   const std::uint64_t pages = pages_for(blocks);
-  VARVE_TRY_ASSIGN(auto memory, storage.open(name, ByteCount{(1 + pages) * kMapPageBytes}));
-  VARVE_TRY(memory->reserve(ByteOffset{0}, ByteCount{kMapPageBytes}));
+  VARVE_TRY_ASSIGN(auto memory, make_memory(storage, name, ByteCount{(1 + pages) * kMapPageBytes}));
+  if (memory == nullptr) {
+    std::shared_ptr<ChangeMap> map(new ChangeMap(nullptr, number));
+    map->all_ = true;
+    return map;
+  }
   word_at(*memory, 0) = kMagic;
   word_at(*memory, 8) = number;
   word_at(*memory, 16) = 0;
@@ -80,7 +100,7 @@ Result<std::shared_ptr<ChangeMap>> ChangeMap::adopt(os::VolatileStorage& storage
 
 Status ChangeMap::set_blocks(std::uint64_t blocks) {
   const std::uint64_t pages = pages_for(blocks);
-  if (pages <= pages_) return {};
+  if (pages <= pages_ || memory_ == nullptr) return {};
   VARVE_TRY(memory_->resize(ByteCount{(1 + pages) * kMapPageBytes}));
   size_up(pages);
   return {};
@@ -107,7 +127,7 @@ bool ChangeMap::reserve(std::uint64_t page) {
 }
 
 void ChangeMap::mark_all() {
-  word_at(*memory_, 16) = 1;
+  if (memory_ != nullptr) word_at(*memory_, 16) = 1;
   all_ = true;
 }
 

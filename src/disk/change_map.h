@@ -21,7 +21,8 @@ class ChangeMap {
  public:
   static constexpr std::uint64_t kPageBlocks = kMapPageBytes * 8;
 
-  /// A new, empty map under this name (an old file of the name goes), for an image of so many blocks.
+  /// A new, empty map under this name (an old file of the name goes), for an image of so many blocks. Without memory
+  /// for it, one that counts everything as changed and is gone after a kill.
   [[nodiscard]] static Result<std::shared_ptr<ChangeMap>> create(os::VolatileStorage& storage, const std::string& name,
                                                                  std::uint64_t number, std::uint64_t blocks);
   /// Taken over from a daemon that was killed. ENOENT when it is gone; EIO (damaged) when it is not a map.
@@ -55,7 +56,7 @@ class ChangeMap {
   [[nodiscard]] std::uint64_t load_word(std::uint64_t index) const;
   void mark_word(std::uint64_t index, std::uint64_t bits);
 
-  const std::unique_ptr<os::SharedMemory> memory_;
+  const std::unique_ptr<os::SharedMemory> memory_;  ///< null: there was none
   const std::uint64_t number_;
   Mutex reserve_mutex_;
   std::uint64_t pages_ = 0;

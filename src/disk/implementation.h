@@ -61,11 +61,25 @@ struct Frozen {
   /// the freeze is pinned, for a power loss would leave only those to read from.
   bool map_durable = false;
 
-  [[nodiscard]] bool changed(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const;
+  /// The freeze failed and could not be undone: pins like any other, and is shown to nobody.
+  bool failed = false;
+
+  [[nodiscard]] bool changed(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const {
+    return chunk.value() < chunks.value() && marked(chunk, blocks_per_chunk);
+  }
   /// First chunk in [from, end) that is changed; `end` when there is none.
-  [[nodiscard]] ChunkIndex next_changed(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const;
+  [[nodiscard]] ChunkIndex next_changed(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const {
+    return next_marked(from, std::min(end, ChunkIndex{chunks.value()}), blocks_per_chunk);
+  }
   /// First chunk in (from, end) that is not; `from` is changed.
-  [[nodiscard]] ChunkIndex changed_until(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const;
+  [[nodiscard]] ChunkIndex changed_until(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const {
+    return marked_until(from, std::min(end, ChunkIndex{chunks.value()}), blocks_per_chunk);
+  }
+  // The same also behind the image's end: what was cut off before the freeze is marked there, and whoever inherits
+  // may be longer.
+  [[nodiscard]] bool marked(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const;
+  [[nodiscard]] ChunkIndex next_marked(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const;
+  [[nodiscard]] ChunkIndex marked_until(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const;
   [[nodiscard]] std::uint64_t changed_blocks(std::uint64_t blocks_per_chunk) const;
 };
 
@@ -139,6 +153,9 @@ struct LiveDisk::Implementation {
   Slot slot_count VARVE_GUARDED_BY(state_mutex) = 0;
   std::deque<std::pair<std::uint64_t, Slot>> unsealed_slots VARVE_GUARDED_BY(state_mutex);  ///< by journal position
   UnsealedHomes unsealed_homes VARVE_GUARDED_BY(state_mutex);
+  /// Snapshots that went by a record that is not sealed yet, and roots that nothing names since one (rule 1).
+  std::deque<std::pair<std::uint64_t, std::shared_ptr<const Frozen>>> unsealed_snapshots VARVE_GUARDED_BY(state_mutex);
+  std::deque<std::pair<std::uint64_t, OpaqueRoot>> unsealed_roots VARVE_GUARDED_BY(state_mutex);
   std::deque<Released::Homes> homes_to_punch VARVE_GUARDED_BY(state_mutex);
   std::vector<Slot> slots_to_punch VARVE_GUARDED_BY(state_mutex);
   std::uint64_t home_chunks VARVE_GUARDED_BY(state_mutex) = 0;  ///< size of home.img
@@ -160,6 +177,8 @@ struct LiveDisk::Implementation {
   [[nodiscard]] std::uint64_t blocks_per_chunk() const { return geometry.blocks_per_chunk(); }
   /// Appends, applies, and notes what became free, at the journal's position.
   [[nodiscard]] Status record_and_apply(const Record& record) VARVE_REQUIRES(state_mutex);
+  /// What L and P, live and frozen, stand on; each once.
+  [[nodiscard]] std::vector<OpaqueRoot> named_roots() const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] bool pinned(ChunkIndex chunk, Place place) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] bool home_is_free(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] Resolved resolve_live(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
@@ -167,7 +186,6 @@ struct LiveDisk::Implementation {
   void give_back_slot(Slot slot) VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] ByteOffset offset_of(ChunkIndex chunk, Place place) const;
   [[nodiscard]] os::File& file_of(Place place) const { return place.kind == PlaceKind::home ? *home : *detour; }
-  void note_written(Place place);
   void mark_blocks(ByteOffset at, std::uint64_t count) VARVE_REQUIRES_SHARED(gate);
   void mark_chunks(ChunkIndex first, ChunkCount count) VARVE_REQUIRES_SHARED(gate);
   void latch(std::string_view what, const Error& error);
@@ -176,6 +194,7 @@ struct LiveDisk::Implementation {
 
   [[nodiscard]] Status read_file(const os::File& file, ByteOffset at, std::span<std::byte> out);
   [[nodiscard]] Status write_file(os::File& file, ByteOffset at, std::span<const std::byte> bytes);
+  [[nodiscard]] Status write_noted(Place place, ByteOffset at, std::span<const std::byte> bytes);
   [[nodiscard]] Status read_base(const OpaqueRoot& root, ChunkIndex source, std::size_t within,
                                  std::span<std::byte> out);
   [[nodiscard]] Status read_piece(ByteOffset at, std::span<std::byte> out);

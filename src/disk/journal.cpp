@@ -13,11 +13,24 @@ namespace varve::disk {
 namespace {
 
 constexpr std::size_t kReadAhead = 1 * kMiB;
+constexpr std::uint64_t kReserveStep = 128 * kKiB;
+constexpr std::uint64_t kReserveKept = 64 * kKiB;  ///< for records that give something back
 constexpr std::uint64_t kWitnessMagic = 0x3130575645565241;  // "ARVEVW01"
 
 std::uint64_t random_nonce() {
   std::random_device source;
   return (std::uint64_t{source()} << 32) | source();
+}
+
+/// Whether this record is part of giving something back, or of making durable what is there: it may have the last of
+/// the reserve.
+bool gives_back(const Record& record) {
+  if (const auto* places = std::get_if<record::Places>(&record)) return places->place.kind == PlaceKind::zero;
+  return std::holds_alternative<record::Seal>(record) || std::holds_alternative<record::PendingDropped>(record) ||
+         std::holds_alternative<record::Inherited>(record) || std::holds_alternative<record::FrozenChunks>(record) ||
+         std::holds_alternative<record::MapKept>(record) || std::holds_alternative<record::Committed>(record) ||
+         std::holds_alternative<record::Size>(record) || std::holds_alternative<record::Image>(record) ||
+         std::holds_alternative<record::SegmentsCleared>(record) || std::holds_alternative<record::Opened>(record);
 }
 
 /// A window that slides over the file: memory is the largest record, whatever the file claims to be.
@@ -101,6 +114,8 @@ std::vector<Witness::Mark> Witness::marks() const {
 }
 
 void Witness::set(const Mark& mark) {
+  MutexLock lock(mutex_);
+  if (disowned_) return;
   std::byte* page = memory_->bytes().data();
   const std::uint64_t head[] = {kWitnessMagic, identity_};
   std::memcpy(page, head, sizeof head);
@@ -109,7 +124,16 @@ void Witness::set(const Mark& mark) {
   next_slot_ = 1 - next_slot_;
 }
 
-void Witness::clear() { std::memset(memory_->bytes().data(), 0, kSize); }
+void Witness::clear() {
+  MutexLock lock(mutex_);
+  std::memset(memory_->bytes().data(), 0, kSize);
+}
+
+void Witness::disown() {
+  MutexLock lock(mutex_);
+  disowned_ = true;
+  std::memset(memory_->bytes().data(), 0, kSize);
+}
 
 // --- Journal ---
 
@@ -169,6 +193,7 @@ Result<JournalScan> Journal::scan(const os::File& file, DiskId disk, Geometry ge
     if (const auto* seal = std::get_if<record::Seal>(&decoded->record)) {
       if (seal->offset != at || seal->covered > at || seal->check != seal_check(nonce, *seal)) break;
       scan.covered = std::max(scan.covered, seal->covered);
+      scan.clean_cut = scan.last_change <= scan.covered ? std::optional(at + length) : std::nullopt;
     } else {
       scan.last_change = at + length;
     }
@@ -220,6 +245,7 @@ Result<std::unique_ptr<Journal>> Journal::open(std::unique_ptr<os::File> file, c
     chain = decoded->chain;
   }
   journal->chain_ = chain;
+  journal->reserved_ = end;
   journal->end_ = end;
   journal->durable_ = end;
   journal->last_change_ = scan.last_change;
@@ -228,9 +254,23 @@ Result<std::unique_ptr<Journal>> Journal::open(std::unique_ptr<os::File> file, c
   return journal;
 }
 
+/// Space for `length` more bytes.
+Status Journal::reserve(std::size_t length, bool may_use_the_last) {
+  const std::uint64_t wanted = end_ + length + kReserveKept;
+  if (wanted <= reserved_) return {};
+  const std::uint64_t until = (wanted + kReserveStep - 1) / kReserveStep * kReserveStep;
+  if (auto done = file_->preallocate(ByteOffset{reserved_}, ByteCount{until - reserved_}); !done) {
+    if (done.error().code == EOPNOTSUPP || may_use_the_last) return {};
+    return done;
+  }
+  reserved_ = until;
+  return {};
+}
+
 Status Journal::append(const Record& record) {
   const EncodedRecord encoded = encode(record, chain_);
   if (encoded.bytes.size() > kMaxRecordSize) return fail_refused(E2BIG, "a record too large for the journal");
+  VARVE_TRY(reserve(encoded.bytes.size(), gives_back(record)));
   VARVE_TRY(file_->write(ByteOffset{end_}, encoded.bytes));
   end_ = end_ + encoded.bytes.size();
   if (!std::holds_alternative<record::Seal>(record)) last_change_ = end_.load();

@@ -1,7 +1,8 @@
 // The journal of one disk: records appended one after the other, each chained to the one before (format.h).
 //
 // append() writes to the file without syncing: the record outlives a kill, not a power loss, until a seal behind it is
-// durable. The witness, a page of volatile memory, knows where the journal ended: at the next open it proves that what
+// durable. Space is reserved ahead of the end, zeros that no record begins with: on a full disk, records that give
+// something back (drops, commits, discards) and seals still have the last of it (rule 11). The witness, a page of volatile memory, knows where the journal ended: at the next open it proves that what
 // is in the file is what was appended (same boot, rule 9).
 #pragma once
 
@@ -13,6 +14,7 @@
 #include <string>
 
 #include "format.h"
+#include "varve/core/sync.h"
 #include "varve/os/storage.h"
 
 namespace varve::disk {
@@ -29,14 +31,18 @@ class Witness {
     std::uint64_t chain = 0;
   };
   [[nodiscard]] std::vector<Mark> marks() const;
-  void set(const Mark& mark);
-  void clear();
+  void set(const Mark& mark) VARVE_EXCLUDES(mutex_);
+  void clear() VARVE_EXCLUDES(mutex_);
+  /// For good: what this daemon leaves is to be taken for the leavings of a power loss.
+  void disown() VARVE_EXCLUDES(mutex_);
 
  private:
   [[nodiscard]] std::uint64_t check_of(const Mark& mark) const;
   std::unique_ptr<os::SharedMemory> memory_;
   std::uint64_t identity_ = 0;  ///< hash of boot, device, mount, inode and disk
-  std::size_t next_slot_ = 0;
+  Mutex mutex_;
+  std::size_t next_slot_ VARVE_GUARDED_BY(mutex_) = 0;
+  bool disowned_ VARVE_GUARDED_BY(mutex_) = false;
 };
 
 /// What a first pass over a journal finds.
@@ -45,7 +51,9 @@ struct JournalScan {
   std::uint64_t end = 0;          ///< of the last valid record
   std::uint64_t last_change = 0;  ///< end of the last one that is no seal
   std::uint64_t covered = 0;      ///< what seals cover: in force after a power loss
-  bool witnessed = false;        ///< a witness mark lies on the way, with at most one record behind it
+  bool witnessed = false;         ///< a witness mark lies on the way, with at most one record behind it
+  /// End of the last seal, when all records before that seal are covered: cutting there loses nothing that counts.
+  std::optional<std::uint64_t> clean_cut;
 };
 
 class Journal {
@@ -61,7 +69,7 @@ class Journal {
   /// Calls `apply` with each record up to `end`, which a scan found.
   [[nodiscard]] static Status replay(const os::File& file, std::uint64_t nonce, std::uint64_t end,
                                      const std::function<Status(const Record&)>& apply);
-  /// Opens for appending behind the last valid record: what lies there is cut, durably, first.
+  /// Opens for appending at scan.end: what lies there is cut, durably, first.
   [[nodiscard]] static Result<std::unique_ptr<Journal>> open(std::unique_ptr<os::File> file, const JournalScan& scan);
 
   /// Not durable. On an error nothing was appended. One thread at a time (LiveDisk's state mutex).
@@ -82,6 +90,7 @@ class Journal {
 
  private:
   Journal(std::unique_ptr<os::File> file, std::uint64_t nonce) : file_(std::move(file)), nonce_(nonce) {}
+  [[nodiscard]] Status reserve(std::size_t length, bool may_use_the_last);
   const std::unique_ptr<os::File> file_;
   const std::uint64_t nonce_;
   std::uint64_t chain_ = 0;
@@ -89,6 +98,7 @@ class Journal {
   std::atomic<std::uint64_t> durable_{0};
   std::atomic<std::uint64_t> last_change_{0};
   std::atomic<std::uint64_t> sealed_{0};
+  std::uint64_t reserved_ = 0;  ///< space is reserved up to here
   Witness* witness_ = nullptr;
 };
 

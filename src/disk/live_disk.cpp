@@ -84,6 +84,8 @@ LiveDisk::Implementation::Implementation(os::Storage& storage_in, os::VolatileSt
 
 void LiveDisk::Implementation::latch(std::string_view what, const Error& error) {
   if (!latched.exchange(true)) {
+    // What a failed sync dropped may be what unsealed records speak of: the next open must not believe them (rule 9).
+    if (witness != nullptr) witness->disown();
     log::error("disk {}: {} failed, nothing is durable until it is opened again: {}", id.value(), what, error.message);
   }
 }
@@ -100,6 +102,11 @@ Status LiveDisk::Implementation::refuse_if_absent() const {
 }
 
 Status LiveDisk::Implementation::record_and_apply(const Record& record) {
+  const bool may_free_roots =
+      std::holds_alternative<record::Splice>(record) || std::holds_alternative<record::Replace>(record) ||
+      std::holds_alternative<record::Image>(record) || std::holds_alternative<record::SegmentsCleared>(record) ||
+      std::holds_alternative<record::Committed>(record) || std::holds_alternative<record::PendingDropped>(record);
+  const auto roots = may_free_roots ? named_roots() : std::vector<OpaqueRoot>{};
   VARVE_TRY(journal->append(record));
   Released released;
   if (auto applied = state.apply(record, released); !applied) {
@@ -110,6 +117,12 @@ Status LiveDisk::Implementation::record_and_apply(const Record& record) {
   const std::uint64_t position = journal->end();
   for (const Slot slot : released.slots) unsealed_slots.emplace_back(position, slot);
   for (const auto& homes : released.homes) unsealed_homes.add(homes.first, homes.count, position);
+  if (!roots.empty()) {
+    const auto left = named_roots();
+    for (const OpaqueRoot& root : roots) {
+      if (!std::binary_search(left.begin(), left.end(), root)) unsealed_roots.emplace_back(position, root);
+    }
+  }
   return {};
 }
 
@@ -119,6 +132,10 @@ bool LiveDisk::Implementation::pinned(ChunkIndex chunk, Place place) const {
     if (chunk.value() >= f.chunks.value()) continue;
     if (f.map_durable && !f.changed(chunk, blocks_per_chunk())) continue;
     if (state.place_of(i, chunk) == place) return true;
+  }
+  // Gone from memory, not yet from the sealed journal. Which place it had is not known any more: any.
+  for (const auto& [position, f] : unsealed_snapshots) {
+    if (chunk.value() < f->chunks.value() && (!f->map_durable || f->changed(chunk, blocks_per_chunk()))) return true;
   }
   return false;
 }
@@ -154,10 +171,6 @@ ByteOffset LiveDisk::Implementation::offset_of(ChunkIndex chunk, Place place) co
   return geometry.start_of(chunk);
 }
 
-/// After the write: a flush that began before need not cover it, one that begins after does.
-void LiveDisk::Implementation::note_written(Place place) {
-  (place.kind == PlaceKind::home ? home_dirty : detour_dirty) = true;
-}
 
 void LiveDisk::Implementation::mark_blocks(ByteOffset at, std::uint64_t count) {
   const std::uint64_t first = at.value() / kBlockSize;
@@ -208,6 +221,14 @@ Status LiveDisk::Implementation::write_file(os::File& file, ByteOffset at, std::
     at += ByteCount{count};
   }
   return {};
+}
+
+/// Noted after the write: a flush that began before need not cover it, one that begins after does. Also when it failed:
+/// what it did write is in the image, and in the next snapshot.
+Status LiveDisk::Implementation::write_noted(Place place, ByteOffset at, std::span<const std::byte> bytes) {
+  Status written = write_file(file_of(place), at, bytes);
+  (place.kind == PlaceKind::home ? home_dirty : detour_dirty) = true;
+  return written;
 }
 
 Status LiveDisk::Implementation::read_base(const OpaqueRoot& root, ChunkIndex source, std::size_t within,
@@ -310,41 +331,37 @@ Result<std::size_t> LiveDisk::read(ByteOffset at, std::span<std::byte> out) {
   return total;
 }
 
-namespace {
-
-/// Whether a range has Base chunks; at the ends only, or anywhere.
-template <class IsBase>
-bool touches_base(const Geometry& geometry, ByteOffset at, ByteCount count, IsBase is_base, bool ends_only) {
+bool LiveDisk::reads_base(ByteOffset at, ByteCount count) const {
+  const auto& self = *implementation_;
   if (count == ByteCount{0}) return false;
-  const ChunkIndex first = geometry.chunk_of(at);
-  const ChunkIndex last = geometry.chunk_of(ByteOffset{at.value() + count.value() - 1});
-  if (ends_only) return is_base(first) || is_base(last);
-  for (ChunkIndex c = first; c <= last; c += ChunkCount{1}) {
-    if (is_base(c)) return true;
+  MutexLock lock(self.state_mutex);
+  const PlaceMap& places = self.state.places();
+  if (places.count(PlaceKind::base) == 0) return false;
+  const ChunkIndex end = self.geometry.chunk_of(ByteOffset{at.value() + count.value() - 1}) + ChunkCount{1};
+  for (ChunkIndex c = self.geometry.chunk_of(at); c < end;) {
+    const PlaceRun run = places.run_at(c, end);
+    if (run.place.kind == PlaceKind::base) return true;
+    c += run.count;
   }
   return false;
 }
 
-}  // namespace
-
-bool LiveDisk::reads_base(ByteOffset at, ByteCount count) const {
-  const auto& self = *implementation_;
-  MutexLock lock(self.state_mutex);
-  if (self.state.places().count(PlaceKind::base) == 0) return false;
-  const auto is_base = [&](ChunkIndex c) VARVE_NO_ANALYSIS {
-    return self.state.places().get(c).kind == PlaceKind::base;
-  };
-  return touches_base(self.geometry, at, count, is_base, /*ends_only=*/false);
-}
-
+/// Only chunks that are written in part are asked for: the first or the last.
 bool LiveDisk::writes_base(ByteOffset at, ByteCount count) const {
   const auto& self = *implementation_;
+  if (count == ByteCount{0}) return false;
+  const ByteOffset end = at + count;
   MutexLock lock(self.state_mutex);
-  if (self.state.places().count(PlaceKind::base) == 0) return false;
-  const auto is_base = [&](ChunkIndex c) VARVE_NO_ANALYSIS {
-    return self.state.places().get(c).kind == PlaceKind::base;
+  const PlaceMap& places = self.state.places();
+  if (places.count(PlaceKind::base) == 0) return false;
+  const auto partly = [&](ChunkIndex chunk) {
+    const ByteOffset start = self.geometry.start_of(chunk);
+    return start < at || end < start + self.geometry.chunk_size();
   };
-  return touches_base(self.geometry, at, count, is_base, /*ends_only=*/true);
+  const ChunkIndex first = self.geometry.chunk_of(at);
+  const ChunkIndex last = self.geometry.chunk_of(ByteOffset{end.value() - 1});
+  return (partly(first) && places.get(first).kind == PlaceKind::base) ||
+         (partly(last) && places.get(last).kind == PlaceKind::base);
 }
 
 // --- writing ---
@@ -458,8 +475,7 @@ Result<bool> LiveDisk::Implementation::write_in_place(ByteOffset at, std::span<c
     const std::size_t length = static_cast<std::size_t>(std::min<std::uint64_t>(
         bytes.size(), run * geometry.chunk_bytes() - geometry.within_chunk(at)));
     const ByteOffset to = offset_of(first + ChunkCount{i}, where[i]) + ByteCount{geometry.within_chunk(at)};
-    VARVE_TRY(write_file(file_of(where[i]), to, bytes.first(length)));
-    note_written(where[i]);
+    VARVE_TRY(write_noted(where[i], to, bytes.first(length)));
     bytes = bytes.subspan(length);
     at += ByteCount{length};
     i += run;
@@ -511,9 +527,8 @@ Result<bool> LiveDisk::Implementation::write_chunk(ChunkIndex chunk, std::size_t
     to = home_is_free(chunk) ? Place{PlaceKind::home, 0} : Place{PlaceKind::detour, take_slot()};
   }
   mark_blocks(at, bytes.size());
-  auto written = write_file(file_of(to), offset_of(chunk, to), whole);
+  auto written = write_noted(to, offset_of(chunk, to), whole);
   if (written) {
-    note_written(to);
     MutexLock state_lock(state_mutex);
     written = record_and_apply(record::Places{chunk.value(), 1, to});
   }
@@ -529,7 +544,7 @@ Status LiveDisk::Implementation::overwrite(ChunkIndex chunk, Place place, std::s
                                            std::span<const std::byte> bytes) {
   const ByteOffset start = offset_of(chunk, place);
   if (aligned(within, kBlockSize) && aligned(bytes.size(), kBlockSize)) {
-    VARVE_TRY(write_file(file_of(place), start + ByteCount{within}, bytes));
+    VARVE_TRY(write_noted(place, start + ByteCount{within}, bytes));
   } else {
     const std::size_t begin = within / kBlockSize * kBlockSize;
     const std::size_t end = (within + bytes.size() + kBlockSize - 1) / kBlockSize * kBlockSize;
@@ -537,9 +552,8 @@ Status LiveDisk::Implementation::overwrite(ChunkIndex chunk, Place place, std::s
     const auto blocks = buffer.span().first(end - begin);
     VARVE_TRY(read_file(file_of(place), start + ByteCount{begin}, blocks));
     std::memcpy(blocks.data() + (within - begin), bytes.data(), bytes.size());
-    VARVE_TRY(write_file(file_of(place), start + ByteCount{begin}, blocks));
+    VARVE_TRY(write_noted(place, start + ByteCount{begin}, blocks));
   }
-  note_written(place);
   return {};
 }
 
@@ -949,6 +963,8 @@ void LiveDisk::Implementation::release_sealed(std::uint64_t position) {
     unsealed_slots.pop_front();
   }
   for (const auto& homes : unsealed_homes.take_sealed(position)) homes_to_punch.push_back(homes);
+  while (!unsealed_snapshots.empty() && unsealed_snapshots.front().first <= position) unsealed_snapshots.pop_front();
+  while (!unsealed_roots.empty() && unsealed_roots.front().first <= position) unsealed_roots.pop_front();
 }
 
 // --- UnsealedHomes ---

@@ -22,7 +22,7 @@ Status LiveDisk::Implementation::open_files() {
   return storage.sync_directory(directory);
 }
 
-/// Sets `state`, `journal` and `opened`; the journal is not appended to yet, except after a power loss.
+/// Sets `state` and `opened`, and `journal` unless it must be written anew; it is not appended to yet.
 Status LiveDisk::Implementation::recover_journal(const std::vector<Witness::Mark>& marks) {
   auto file = storage.open(directory + kJournalName, {.write = true});
   if (!file) {
@@ -31,7 +31,7 @@ Status LiveDisk::Implementation::recover_journal(const std::vector<Witness::Mark
     opened = Opened::fresh;
     return {};
   }
-  VARVE_TRY_ASSIGN(const JournalScan scan, Journal::scan(**file, id, geometry, marks));
+  VARVE_TRY_ASSIGN(JournalScan scan, Journal::scan(**file, id, geometry, marks));
   const bool trusted = !options.assume_power_loss;
   Released ignored;
   MutexLock lock(state_mutex);
@@ -50,7 +50,10 @@ Status LiveDisk::Implementation::recover_journal(const std::vector<Witness::Mark
     VARVE_TRY(Journal::replay(**file, scan.header.nonce, scan.end, apply));
   } else {
     opened = Opened::power_lost;
-    return {};
+    // Else there are records that don't count before a seal that does: open() writes a new journal.
+    if (!scan.clean_cut) return {};
+    scan.end = *scan.clean_cut;
+    scan.last_change = scan.covered;
   }
   VARVE_TRY_ASSIGN(journal, Journal::open(std::move(*file), scan));
   return {};
@@ -204,24 +207,25 @@ Status LiveDisk::Implementation::open() {
     VARVE_TRY(state.apply(record::Opened{1, state.next_map()}, ignored));
   }
   VARVE_TRY(recover_maps());
-  if (opened == Opened::power_lost) {
+  // After a kill what was acknowledged may not be durable yet, and a power loss may have been a kill.
+  home_dirty = detour_dirty = opened == Opened::killed || opened == Opened::power_lost;
+  {
     ExclusiveLock exclusive(gate);
     MutexLock lock(state_mutex);
-    Released ignored;
-    VARVE_TRY(state.apply(record::Opened{1, live_maps.front()->number()}, ignored));
-    VARVE_TRY_ASSIGN(journal, Journal::create(storage, directory, id, geometry, state.encode()));
-    compacted_bytes = journal->end();
-  } else {
-    // After a kill what was acknowledged may not be durable yet.
-    home_dirty = detour_dirty = opened == Opened::killed;
-    {
-      ExclusiveLock exclusive(gate);
-      MutexLock lock(state_mutex);
-      VARVE_TRY(record_and_apply(record::Opened{0, live_maps.front()->number()}));
-      state.forget_stored_maps();
+    const record::Opened begins{static_cast<std::uint8_t>(opened == Opened::power_lost ? 1 : 0),
+                                live_maps.front()->number()};
+    if (journal != nullptr) {
+      VARVE_TRY(record_and_apply(begins));
+    } else {
+      Released ignored;
+      VARVE_TRY(state.apply(begins, ignored));
+      VARVE_TRY(sync_data());
+      VARVE_TRY_ASSIGN(journal, Journal::create(storage, directory, id, geometry, state.encode()));
+      compacted_bytes = journal->end();
     }
-    VARVE_TRY(flush());
+    state.forget_stored_maps();
   }
+  VARVE_TRY(flush());
   {
     MutexLock lock(state_mutex);
     witness->clear();

@@ -17,8 +17,7 @@ namespace varve::disk {
 
 // --- Frozen ---
 
-bool Frozen::changed(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const {
-  if (chunk.value() >= chunks.value()) return false;
+bool Frozen::marked(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const {
   if (all_changed) return true;
   for (const auto& map : maps) {
     if (map->all() || map->any(chunk.value() * blocks_per_chunk, blocks_per_chunk)) return true;
@@ -29,8 +28,7 @@ bool Frozen::changed(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const {
   return (static_cast<unsigned>(page->second[bit / 8]) >> (bit % 8) & 1) != 0;
 }
 
-ChunkIndex Frozen::next_changed(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const {
-  end = std::min(end, ChunkIndex{chunks.value()});
+ChunkIndex Frozen::next_marked(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const {
   if (from >= end) return end;
   if (all_changed) return from;
   std::uint64_t first = end.value();
@@ -51,8 +49,7 @@ ChunkIndex Frozen::next_changed(ChunkIndex from, ChunkIndex end, std::uint64_t b
   return ChunkIndex{std::max(from.value(), first)};
 }
 
-ChunkIndex Frozen::changed_until(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const {
-  end = std::min(end, ChunkIndex{chunks.value()});
+ChunkIndex Frozen::marked_until(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const {
   const bool all = all_changed || std::any_of(maps.begin(), maps.end(), [](const auto& map) { return map->all(); });
   if (all) return end;
   ChunkIndex next = from + ChunkCount{1};
@@ -68,7 +65,7 @@ ChunkIndex Frozen::changed_until(ChunkIndex from, ChunkIndex end, std::uint64_t 
     }
     return end;
   }
-  while (next < end && changed(next, blocks_per_chunk)) next += ChunkCount{1};
+  while (next < end && marked(next, blocks_per_chunk)) next += ChunkCount{1};
   return next;
 }
 
@@ -123,7 +120,10 @@ Result<PendingInfo> LiveDisk::freeze(SnapshotId id, SnapshotId parent, const std
   }
   if (auto sealed = self.flush(); !sealed) {
     if (auto undone = self.undo_freeze(id); !undone) {
-      log::warning("disk {}: a snapshot that failed could not be undone: {}", self.id.value(), undone.error().message);
+      // The journal has it for as long as it is not written again: its pins stay, and nothing is sealed on top.
+      self.latch("undoing a snapshot that failed", undone.error());
+      MutexLock lock(self.state_mutex);
+      next->failed = true;
     }
     return tl::unexpected(std::move(sealed).error());
   }
@@ -138,7 +138,8 @@ Status LiveDisk::Implementation::undo_freeze(SnapshotId id) {
 }
 
 Result<std::size_t> LiveDisk::Implementation::position_of(SnapshotId id) const {
-  if (const auto position = state.position_of(id)) return *position;
+  const auto position = state.position_of(id);
+  if (position && !frozen[*position]->failed) return *position;
   return fail(ENOENT, ErrorKind::absent, fmt::format("snapshot {} is not pending", id.value()));
 }
 
@@ -162,7 +163,9 @@ std::vector<PendingInfo> LiveDisk::pending() const {
   MutexLock lock(self.state_mutex);
   std::vector<PendingInfo> all;
   all.reserve(self.frozen.size());
-  for (std::size_t i = 0; i < self.frozen.size(); ++i) all.push_back(self.describe(i));
+  for (std::size_t i = 0; i < self.frozen.size(); ++i) {
+    if (!self.frozen[i]->failed) all.push_back(self.describe(i));
+  }
   return all;
 }
 
@@ -193,15 +196,20 @@ Status LiveDisk::Implementation::keep_map(SnapshotId snapshot) {
     if (f->map_durable || f->all_changed) return {};
   }
   // A frozen map does not change: it is read without a lock.
-  const ChunkIndex end{f->chunks.value()};
+  std::uint64_t last = f->chunks.value();
+  for (const auto& map : f->maps) {
+    last = std::max(last, map->page_count() * ChangeMap::kPageBlocks / blocks_per_chunk());
+  }
+  if (!f->kept->empty()) last = std::max(last, (f->kept->rbegin()->first + 1) * kPageChunks);
+  const ChunkIndex end{std::min(last, kMaxChunksPerImage)};
   FrozenChunkPages pages;
-  for (ChunkIndex c = f->next_changed(ChunkIndex{0}, end, blocks_per_chunk()); c < end;) {
-    const ChunkIndex until = f->changed_until(c, end, blocks_per_chunk());
+  for (ChunkIndex c = f->next_marked(ChunkIndex{0}, end, blocks_per_chunk()); c < end;) {
+    const ChunkIndex until = f->marked_until(c, end, blocks_per_chunk());
     for (; c < until; c += ChunkCount{1}) {
       const std::uint64_t bit = c.value() % kPageChunks;
       pages[c.value() / kPageChunks][bit / 8] |= static_cast<std::byte>(1u << (bit % 8));
     }
-    c = f->next_changed(c, end, blocks_per_chunk());
+    c = f->next_marked(c, end, blocks_per_chunk());
   }
   {
     MutexLock lock(state_mutex);
@@ -248,6 +256,7 @@ Status LiveDisk::Implementation::drop(SnapshotId snapshot) {
   }
   VARVE_TRY(record_and_apply(record::PendingDropped{snapshot.value()}));
   const std::shared_ptr<Frozen> dropped = frozen[position];
+  unsealed_snapshots.emplace_back(journal->end(), dropped);
   frozen.erase(frozen.begin() + static_cast<std::ptrdiff_t>(position));
   if (!has_heir) {
     live_maps.insert(live_maps.end(), dropped->maps.begin(), dropped->maps.end());
@@ -304,6 +313,8 @@ Resolved LiveDisk::Implementation::resolve_frozen(std::size_t position, ChunkInd
   const Incarnation incarnation = frozen[position]->incarnation;
   for (std::size_t i = position + 1; i-- > 0;) {
     if (frozen[i]->incarnation != incarnation) break;
+    // Behind the end of an older one there was nothing, and nothing came since.
+    if (chunk.value() >= frozen[i]->chunks.value()) return {};
     if (!frozen[i]->changed(chunk, blocks_per_chunk())) continue;
     Resolved resolved{state.place_of(i, chunk), {}, {}};
     if (resolved.place.kind == PlaceKind::base) {
@@ -532,6 +543,7 @@ Status LiveDisk::committed(SnapshotId id, const OpaqueRoot& root) {
     VARVE_TRY(self.record_and_apply(record::Committed{id.value(), root}));
     done = self.frozen.front();
     self.frozen.pop_front();
+    self.unsealed_snapshots.emplace_back(self.journal->end(), done);
   }
   VARVE_TRY(self.flush());
   for (const auto& map : done->maps) {
@@ -544,16 +556,29 @@ Status LiveDisk::committed(SnapshotId id, const OpaqueRoot& root) {
 
 std::vector<OpaqueRoot> LiveDisk::roots() const {
   auto& self = *implementation_;
-  std::vector<OpaqueRoot> roots;
   MutexLock lock(self.state_mutex);
+  std::vector<OpaqueRoot> roots = self.named_roots();
+  for (const auto& [position, root] : self.unsealed_roots) roots.push_back(root);
+  std::sort(roots.begin(), roots.end());
+  roots.erase(std::unique(roots.begin(), roots.end()), roots.end());
+  return roots;
+}
+
+std::vector<OpaqueRoot> LiveDisk::Implementation::named_roots() const {
+  std::vector<OpaqueRoot> roots;
   const auto add = [&roots](const OpaqueRoot& root) {
     if (!root.empty()) roots.push_back(root);
   };
-  add(self.state.stored_parent_root());
-  for (const auto& [first, segment] : self.state.segments().all()) add(segment.root);
-  for (const auto& pending : self.state.pending()) {
-    for (const auto& [first, segment] : pending.segments->all()) add(segment.root);
-  }
+  add(state.stored_parent_root());
+  // Snapshots share a list until the next splice.
+  const Segments* last = nullptr;
+  const auto add_all = [&](const Segments& segments) {
+    if (&segments == last) return;
+    last = &segments;
+    for (const auto& [first, segment] : segments.all()) add(segment.root);
+  };
+  for (const auto& pending : state.pending()) add_all(*pending.segments);
+  add_all(state.segments());
   std::sort(roots.begin(), roots.end());
   roots.erase(std::unique(roots.begin(), roots.end()), roots.end());
   return roots;

@@ -49,8 +49,7 @@ Result<bool> LiveDisk::Implementation::move_one_home(ChunkIndex chunk) {
   auto buffer = chunk_buffers.take();
   VARVE_TRY(read_file(*detour, offset_of(chunk, from), buffer.span()));
   const Place to{PlaceKind::home, 0};
-  VARVE_TRY(write_file(*home, offset_of(chunk, to), buffer.span()));
-  note_written(to);
+  VARVE_TRY(write_noted(to, offset_of(chunk, to), buffer.span()));
   MutexLock state_lock(state_mutex);
   VARVE_TRY(record_and_apply(record::Places{chunk.value(), 1, to}));
   return true;

@@ -46,6 +46,7 @@ class ModelRun {
     for (std::uint64_t done = 0; done < operations && !::testing::Test::HasFailure(); ++done) {
       disk_.set_label("operation " + std::to_string(done) + ", ");
       step();
+      if (verify_always_) disk_.verify();
       if (disk_.dead()) recover(one_in(2) ? End::kill : one_in(4) ? End::assumed_loss : End::power_loss);
       if (latched()) reopen_after_latch();
     }
@@ -265,6 +266,7 @@ class ModelRun {
   const Shape shape_;
   const Trouble trouble_;
   ModeledDisk disk_;
+  const bool verify_always_ = std::getenv("VARVE_MODEL_VERIFY") != nullptr;  ///< to find the operation that broke it
 };
 
 std::uint64_t operations() {

@@ -369,7 +369,7 @@ TEST_F(LiveDiskRules, Rule6OnlyRootsAreSharedFrozenAndWrittenChunksAreBytes) {
 // --- rule 7: latches ---
 
 TEST_F(LiveDiskRules, Rule7AFailedSyncLatchesUntilReopened) {
-  for (const char* file : {"home.img", "detour.img", "journal"}) {
+  for (const char* file : {"home.img", "detour.img", "/journal"}) {  // the journal may have been renamed since
     start(kChunks);
     disk().freeze();
     disk().write_stamped(0, kTestChunk);                    // a detour, and a tentative record
@@ -377,7 +377,7 @@ TEST_F(LiveDiskRules, Rule7AFailedSyncLatchesUntilReopened) {
     // The syncs of the next flush, in any order: fail the one of `file`.
     std::atomic<bool> failed{false};
     storage().calls().set_hook([&](std::string_view action, std::string_view path) {
-      if (action == "sync" && path.ends_with(file) && !failed.exchange(true)) storage().fail_at(1, EIO);
+      if (action == "sync" && path.find(file) != path.npos && !failed.exchange(true)) storage().fail_at(1, EIO);
     });
     EXPECT_FAILS(live().flush(), EIO);
     storage().calls().set_hook({});
@@ -755,7 +755,7 @@ TEST_F(LiveDiskRules, TimesAreKept) {
   disk().close_and_open();
   EXPECT_EQ(live().info().modified, time);
   disk().recover(End::kill, 0);
-  EXPECT_EQ(live().info().modified, time);
+  EXPECT_GE(live().info().modified, time) << "what came later is known by the files' times only";
   EXPECT_EQ(live().pending().front().image_modified, time);
   const Time before = now();
   disk().write_stamped(0, 1);

@@ -139,6 +139,7 @@ class ModeledDisk {
   bool perform(const std::string& what, State after, Outcome outcome, Durable durable,
                const std::function<Status()>& call);
   void failed(const std::string& what, const Error& error, const State& after, Outcome outcome);
+  void adopt_names(const std::vector<Pending>& after);
   Image live_image();
   Image pending_image(SnapshotId id);
   SparseImage read_back(const Image& image, std::uint64_t size, const std::vector<const SparseImage*>& hints);
@@ -149,7 +150,8 @@ class ModeledDisk {
   void check_run(const std::string& what, const disk::CopyRun& run, const SparseImage& expected);
   void check_pending_list(const std::vector<Pending>& expected);
   Live read_live(const std::vector<const Live*>& possible);
-  std::string why_not(const Live& found, const std::vector<const Live*>& group, bool sizes_between) const;
+  std::string why_not(const Live& found, const std::vector<const Live*>& group, bool sizes_between,
+                                    std::uint64_t grain = kBlockSize) const;
   void adopt_pending();
   void adopt_live();
   Result<FakeBase::Chunks> rebuild(const Pending& pending);
@@ -163,7 +165,8 @@ class ModeledDisk {
   State state_;
   std::vector<Live> history_;
   std::optional<InFlight> flight_;
-  std::map<SnapshotId, Pending> unsure_;  ///< after a failed sync: there or not when opened again
+  std::map<SnapshotId, Pending> unsure_;  ///< since a failure: there or not when opened again
+  std::multimap<SnapshotId, Pending> old_names_;  ///< since a failure: what it may be called when opened again
   std::vector<Complete> complete_;
   std::set<int> fault_codes_;
   std::uint64_t failures_ = 0;
