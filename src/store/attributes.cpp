@@ -1,6 +1,7 @@
 #include "attributes.h"
 
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <utility>
 

@@ -2,7 +2,7 @@
 // snapshot). The disk log has its own form.
 #pragma once
 
-#include <nlohmann/json.hpp>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 
 #include "varve/catalog/disk_log.h"
