@@ -49,6 +49,7 @@ void Filesystem::later(ThreadPool& pool, Request request, Work work) {
 
 void Filesystem::fail(Request& request, const Error& error, Ino directory) {
   const bool plain = error.kind == ErrorKind::refused || error.kind == ErrorKind::absent;
+  if (plain && directory == 0) return request.fail(error.code);
   {
     MutexLock lock(mutex_);
     if (directory != 0 && error.code != ENOENT) {

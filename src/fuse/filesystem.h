@@ -146,6 +146,8 @@ class Filesystem final : public store::Observer {
   void read_snapshot(Request& request, store::Disk& disk, SnapshotId id, std::span<std::byte> buffer, ByteOffset at);
   void write_live(Request& request, store::Disk& disk, std::span<const std::byte> bytes, ByteOffset at);
   Status clear_privileges(store::Disk& disk);
+  Result<ByteCount> copy_in_pieces(const Request& request, const store::ImageName& from, ByteOffset from_at,
+                                   const std::shared_ptr<store::Disk>& to, ByteOffset to_at, ByteCount count);
   Status allocate_live(store::Disk& disk, int mode, ByteOffset at, ByteCount count);
 
   store::Store& store_;

@@ -35,14 +35,13 @@ ByteCount count_data(store::Disk& disk, const store::SnapshotInfo& snapshot) {
   return at.value() >= snapshot.size.value() ? data : data + (ByteOffset{snapshot.size.value()} - at);
 }
 
-void change_owner_and_mode(store::Attributes& attributes, const struct stat& wanted, int which, bool is_image,
-                           bool kills_privileges) {
-  const bool owner_changes = (which & (FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0;
+/// A new owner of a file never gets the privileges of the old one.
+void change_owner_and_mode(store::Attributes& attributes, const struct stat& wanted, int which, bool is_image) {
   if ((which & FUSE_SET_ATTR_UID) != 0) attributes.owner = wanted.st_uid;
   if ((which & FUSE_SET_ATTR_GID) != 0) attributes.group = wanted.st_gid;
   if ((which & FUSE_SET_ATTR_MODE) != 0) {
     attributes.mode = wanted.st_mode & kPermissionBits;
-  } else if (is_image && (owner_changes || kills_privileges)) {
+  } else if (is_image) {
     attributes.mode = without_privileges(attributes.mode);
   }
 }
@@ -139,15 +138,13 @@ Status Filesystem::apply_attributes(const Node& node, const struct stat& wanted,
     if (wanted.st_size < 0) return fail_refused(EINVAL, "a size can't be negative");
     VARVE_TRY(node.disk->resize_image(ByteCount{static_cast<std::uint64_t>(wanted.st_size)}, own_use));
   }
-  // A truncation by somebody who may not keep them takes the privileges, when there are any.
-  const bool kills = kills_privileges && is_live;
-  if ((which & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0 ||
-      (kills && without_privileges(attributes_of(store_, node).mode) != attributes_of(store_, node).mode)) {
+  if ((which & (FUSE_SET_ATTR_MODE | FUSE_SET_ATTR_UID | FUSE_SET_ATTR_GID)) != 0) {
     VARVE_TRY(change_attributes(node, [&](store::Attributes& attributes) -> Status {
-      change_owner_and_mode(attributes, wanted, which, is_live, kills);
+      change_owner_and_mode(attributes, wanted, which, is_live);
       return {};
     }));
   }
+  if (kills_privileges && is_live) VARVE_TRY(clear_privileges(*node.disk));
   if ((which & kTimes) == 0) return {};
   if (is_live && (which & (FUSE_SET_ATTR_MTIME | FUSE_SET_ATTR_MTIME_NOW)) != 0) {
     const bool is_now = (which & FUSE_SET_ATTR_MTIME_NOW) != 0;

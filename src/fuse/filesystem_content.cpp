@@ -17,6 +17,9 @@ constexpr int kKeepSize = FALLOC_FL_KEEP_SIZE;
 constexpr int kPunchHole = FALLOC_FL_PUNCH_HOLE;
 constexpr int kZeroRange = FALLOC_FL_ZERO_RANGE;
 
+/// Between two of these a copy can be interrupted; bytes take less than a second, shared data no time.
+constexpr std::uint64_t kCopyPiece = 256 * kMiB;
+
 bool opens_for_writing(int flags) {
   return (flags & O_ACCMODE) != O_RDONLY;
 }
@@ -242,10 +245,28 @@ void Filesystem::copy(Request request, const fuse_file_info& from, ByteOffset fr
   const store::ImageName image{source.disk, source.is_live() ? SnapshotId{0} : source.node.snapshot};
   const ByteCount at_most{std::min(count.value(), store::kMaxCopyReply)};
   later(copy_, std::move(request), [this, image, from_at, disk = target.disk, to_at, at_most](Request& held) {
-    const auto copied = store_.copy_range(image, from_at, disk, to_at, at_most);
+    const auto copied = copy_in_pieces(held, image, from_at, disk, to_at, at_most);
     if (!copied) return fail(held, copied.error().in("copying to disk " + catalog::quoted(disk->name())));
     held.written(copied->value());
   });
+}
+
+/// Until somebody wants to interrupt or kill who asked: what was copied till then is a valid answer. An error too shows
+/// only when nothing was copied; whoever asks for the rest will meet it.
+Result<ByteCount> Filesystem::copy_in_pieces(const Request& request, const store::ImageName& from, ByteOffset from_at,
+                                             const std::shared_ptr<store::Disk>& to, ByteOffset to_at,
+                                             ByteCount count) {
+  ByteCount done{0};
+  while (done < count && (done == ByteCount{0} || !request.interrupted())) {
+    // Pieces end on multiples, so that whole subtrees can be shared.
+    const std::uint64_t to_boundary = kCopyPiece - (to_at + done).value() % kCopyPiece;
+    const ByteCount piece{std::min(to_boundary, (count - done).value())};
+    const auto copied = store_.copy_range(from, from_at + done, to, to_at + done, piece);
+    if (!copied && done == ByteCount{0}) return copied;
+    if (!copied || *copied == ByteCount{0}) break;
+    done += *copied;
+  }
+  return done;
 }
 
 void Filesystem::seek(Request request, const fuse_file_info& info, ByteOffset at, bool data) {

@@ -19,10 +19,10 @@
 #include "mountpoint.h"
 #include "notifier.h"
 #include "request.h"
-#include "worker.h"
 #include "varve/core/log.h"
 #include "varve/fuse/mount_table.h"
 #include "varve/os/descriptor.h"
+#include "worker.h"
 
 namespace varve::fuse {
 namespace {
@@ -180,8 +180,8 @@ void prepare_process() {
 
 // --- the session ---
 
-/// Order of life: the notifier ends after the mount is gone and after the store stopped talking to the filesystem; the
-/// filesystem's pools end before libfuse's session, to which they answer.
+/// Order of death: the mount, so that nobody waits for an answer or holds what a notification wants; the filesystem's
+/// pools, which answer to libfuse's session and notify; the notifier; the session.
 struct Session::Implementation {
   store::Store& store;
   MountOptions options;
@@ -214,8 +214,8 @@ Session::Implementation::~Implementation() {
   }
   if (session != nullptr) fuse_session_unmount(session.get());
   store.set_observer(nullptr);
-  notifier.reset();
   filesystem.reset();
+  notifier.reset();
 }
 
 bool Session::Implementation::is_mounted() const {

@@ -33,7 +33,6 @@ class Request {
   Request& operator=(Request&&) = delete;
   ~Request();
 
-  [[nodiscard]] bool answered() const { return raw_ == nullptr; }
   /// Who asks. Only before the answer.
   [[nodiscard]] const fuse_ctx& caller() const { return *fuse_req_ctx(raw_); }
   [[nodiscard]] bool kills_privileges() const { return incoming_.kills_privileges; }

@@ -325,6 +325,17 @@ class Others(MountTest):
         self.assertFalse(as_nobody(f'rmdir {self.m.disk("d")}'))
 
 
+class ReadOnly(MountTest):
+    def test_nothing_can_be_changed(self):
+        image = self.m.make_disk('d', MIB)
+        self.m.unmount()
+        self.m.start(['ro'])
+        self.refused(errno.EROFS, os.mkdir, self.m.disk('d', 's'))
+        self.refused(errno.EROFS, os.open, image, os.O_RDWR)
+        self.refused(errno.EROFS, os.rmdir, self.m.disk('d'))
+        self.assertEqual(read_at(image, 0, 10), bytes(10))
+
+
 class User(MountTest):
     """An ordinary user mounts, takes a snapshot and restores, through fusermount3."""
 
@@ -345,7 +356,12 @@ class User(MountTest):
             echo garbage > mnt/d/disk.img
             cp mnt/d/s/disk.img mnt/d/disk.img
             cmp mnt/d/disk.img copy
-            fusermount3 -u mnt'''
+            fusermount3 -u mnt
+            {harness.varve} mount store mnt -f & daemon=$!
+            until mountpoint -q mnt; do sleep 0.05; done
+            sleep 1 < mnt/d/s/disk.img & sleep 0.2
+            kill -TERM $daemon  # in use for a second
+            wait $daemon'''
         # /dev/fuse as distributions have it: for everybody.
         device = os.path.join(self.m.base, 'fuse')
         os.mknod(device, 0o666 | stat.S_IFCHR, os.stat('/dev/fuse').st_rdev)
