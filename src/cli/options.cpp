@@ -15,7 +15,7 @@ namespace {
 
 constexpr char kStoreHelp[] =
     "the store: its directory, or any path in its mount (default: $VARVE_STORE, else the mount of the current directory)";
-constexpr char kImageHelp[] = "DISK, DISK@SNAPSHOT, DISK/SNAPSHOT, or a path in a mount that begins with / or .";
+constexpr char kImageHelp[] = "DISK, DISK@SNAPSHOT, DISK/SNAPSHOT, or a path in a mount";
 
 /// Throws what CLI11 reports as a mistake on the command line.
 [[noreturn]] void refuse(const std::string& message) { throw CLI::ValidationError(message, CLI::ExitCodes::ValidationError); }

@@ -1,6 +1,7 @@
 #include "target.h"
 
 #include <fmt/format.h>
+#include <unistd.h>
 
 #include <cstdlib>
 #include <nlohmann/json.hpp>
@@ -27,6 +28,15 @@ bool is_path(std::string_view word) { return word.starts_with('/') || word.start
 Result<Place> place_of(const std::string& path) {
   VARVE_TRY_ASSIGN(const auto absolute, absolute_path(path));
   return place_of_path(fuse::read_mount_table(), absolute);
+}
+
+/// "mnt/web01/before", as shells complete it: a path that leads to something in a mount of ours.
+bool leads_into_mount(const std::string& word) {
+  if (word.find('/') == std::string::npos) return false;
+  const auto path = absolute_path(word);
+  if (!path) return false;
+  const auto mount = mount_of(fuse::read_mount_table(), *path);
+  return mount && mount->type == fuse::kMountType && ::access(path->c_str(), F_OK) == 0;
 }
 
 /// The mount that the current directory is in.
@@ -105,7 +115,7 @@ void Target::add_to(nlohmann::json& request) const {
 Result<Target> find_target(const std::optional<std::string>& store, const std::string& image) {
   Target out;
   std::optional<std::string> store_of_path;
-  if (is_path(image)) {
+  if (is_path(image) || (!store && leads_into_mount(image))) {
     VARVE_TRY_ASSIGN(auto place, place_of(image));
     if (place.disk) VARVE_TRY(validate(*place.disk, catalog::NameKind::disk));
     if (place.snapshot) VARVE_TRY(validate(*place.snapshot, catalog::NameKind::snapshot));

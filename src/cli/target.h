@@ -33,8 +33,8 @@ struct Target {
   void add_to(nlohmann::json& request) const;
 };
 
-/// `image`: DISK, DISK@SNAPSHOT, DISK/SNAPSHOT, or a path, which begins with '/' or '.'; empty: none. `store`: what
-/// --store said. Without it the path says it, else VARVE_STORE, else the mount of the current directory.
+/// `image`: DISK, DISK@SNAPSHOT, DISK/SNAPSHOT, or a path, which begins with '/' or '.' or, without --store, leads to
+/// something in a mount; empty: none. `store`: what --store said. Without it the path says it, else VARVE_STORE, else the mount of the current directory.
 /// EINVAL (refused) with a sentence.
 [[nodiscard]] Result<Target> find_target(const std::optional<std::string>& store, const std::string& image);
 

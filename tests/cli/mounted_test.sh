@@ -68,6 +68,9 @@ json "it['name'] == 'before' and it['disk'] == 'web01' and it['size'] == 8 << 20
 (cd mnt && succeeds "$varve" list && says web01 && [ "$failures" -eq 0 ]) || fail "the store of the current directory"
 (cd mnt/web01 && succeeds "$varve" info ./before && [ "$failures" -eq 0 ]) || fail "a path relative to the current directory"
 VARVE_STORE=mnt succeeds "$varve" list
+succeeds "$varve" info mnt/web01/before
+says before
+refuses 1 '"mnt"' "$varve" info -s store mnt/web01
 refuses 1 "no disk or snapshot" "$varve" info "$work/mnt/web01/before/etc/passwd"
 refuses 1 '"nope"' "$varve" info "$work/mnt/nope"
 
