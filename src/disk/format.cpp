@@ -234,6 +234,11 @@ std::vector<std::byte> encode(const JournalHeader& header) {
 Result<JournalHeader> decode_header(std::span<const std::byte> bytes) {
   if (bytes.size() < kJournalHeaderSize) return fail_damaged("the journal's header is cut short");
   if (std::memcmp(bytes.data(), kMagic, kMagicSize) != 0) return fail_damaged("this is not a journal of varve");
+  // Every version has its checksum there: a version that is not known is one only when it was written so.
+  const std::size_t checked = kJournalHeaderSize - 8;
+  if (get_u64(bytes, checked) != XXH3_64bits(bytes.data(), checked)) {
+    return fail_damaged("the journal's header fails its checksum");
+  }
   ByteReader in(bytes.subspan(kMagicSize));
   const auto version = in.get<std::uint32_t>();
   if (version != kVersion) {
@@ -244,10 +249,6 @@ Result<JournalHeader> decode_header(std::span<const std::byte> bytes) {
   header.chunk_size = in.get<std::uint32_t>();
   header.disk = in.get<std::uint64_t>();
   header.nonce = in.get<std::uint64_t>();
-  const std::size_t checked = kJournalHeaderSize - 8;
-  if (get_u64(bytes, checked) != XXH3_64bits(bytes.data(), checked)) {
-    return fail_damaged("the journal's header fails its checksum");
-  }
   return header;
 }
 

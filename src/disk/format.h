@@ -15,7 +15,8 @@
 // says up to where the journal was known durable when it was written: a bad record before that is damage, one after it
 // is the tail that a crash left.
 //
-// Version 1 promises: a reader of version 1 reads every journal of version 1; unknown types are damage.
+// Version 1 promises: a reader of version 1 reads every journal of version 1; unknown types are damage. Magic, version
+// and the header's checksum stay where they are in every version.
 #pragma once
 
 #include <array>

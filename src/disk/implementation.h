@@ -160,6 +160,7 @@ struct LiveDisk::Implementation {
   std::vector<Slot> slots_to_punch VARVE_GUARDED_BY(state_mutex);
   std::uint64_t home_chunks VARVE_GUARDED_BY(state_mutex) = 0;  ///< size of home.img
   std::uint64_t move_cursor VARVE_GUARDED_BY(state_mutex) = 0;
+  bool tail_is_clear VARVE_GUARDED_BY(gate) = false;  ///< see clear_tail()
 
   std::atomic<bool> home_dirty{false};
   std::atomic<bool> detour_dirty{false};
@@ -210,6 +211,7 @@ struct LiveDisk::Implementation {
                                          const std::vector<Fill>& fills) VARVE_REQUIRES_SHARED(gate);
   [[nodiscard]] Status overwrite(ChunkIndex chunk, Place place, std::size_t within, std::span<const std::byte> bytes);
   [[nodiscard]] Status make_room(ByteCount size) VARVE_REQUIRES(gate);
+  [[nodiscard]] Status clear_tail() VARVE_REQUIRES(gate);
   [[nodiscard]] Status grow(ByteCount size) VARVE_EXCLUDES(gate);
   [[nodiscard]] Status shrink(ByteCount size) VARVE_EXCLUDES(gate);
   [[nodiscard]] Status zero_chunks(ChunkIndex first, ChunkCount count) VARVE_EXCLUDES(gate);
@@ -249,6 +251,7 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Status recover_journal(const std::vector<Witness::Mark>& marks);
   [[nodiscard]] Status recover_maps();
   [[nodiscard]] Status recover_slots();
+  [[nodiscard]] Status cut_detour();
   [[nodiscard]] Result<std::shared_ptr<ChangeMap>> recover_map(std::uint64_t number, std::uint64_t blocks);
   [[nodiscard]] Status store_map(const ChangeMap& map);
   void remove_other_maps();

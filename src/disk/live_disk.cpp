@@ -576,6 +576,28 @@ Status LiveDisk::Implementation::make_room(ByteCount size) {
   return live_maps.front()->set_blocks(chunks * blocks_per_chunk());
 }
 
+/// Before the image grows. A power loss may have taken back a growth and not the bytes that were written behind the old
+/// end, in its last chunk: they must not appear when it grows again. Once per open, for nothing else leaves any.
+Status LiveDisk::Implementation::clear_tail() {
+  if (tail_is_clear) return {};
+  ByteOffset end;
+  PlaceKind kind = PlaceKind::zero;
+  {
+    MutexLock lock(state_mutex);
+    end = ByteOffset{state.size().value()};
+    kind = state.places().get(geometry.chunk_of(end)).kind;
+  }
+  const std::size_t within = geometry.within_chunk(end);
+  if (within != 0 && (kind == PlaceKind::home || kind == PlaceKind::detour)) {
+    auto zeros = chunk_buffers.take();
+    const auto bytes = zeros.span().first(geometry.chunk_bytes() - within);
+    std::memset(bytes.data(), 0, bytes.size());
+    VARVE_TRY(write_chunk(geometry.chunk_of(end), within, bytes, {}));
+  }
+  tail_is_clear = true;
+  return {};
+}
+
 Status LiveDisk::Implementation::grow(ByteCount size) {
   ExclusiveLock exclusive(gate);
   {
@@ -583,6 +605,7 @@ Status LiveDisk::Implementation::grow(ByteCount size) {
     VARVE_TRY(refuse_if_absent());
     if (state.size() >= size) return {};
   }
+  VARVE_TRY(clear_tail());
   VARVE_TRY(make_room(size));
   MutexLock lock(state_mutex);
   VARVE_TRY(record_and_apply(record::Size{size.value()}));
@@ -796,6 +819,7 @@ Status LiveDisk::splice(ChunkIndex first, ChunkCount count, const OpaqueRoot& ro
       return fail_refused(EINVAL, "a splice behind the image's end");
     }
   }
+  VARVE_TRY(self.clear_tail());
   VARVE_TRY(self.make_room(size));
   self.mark_chunks(first, count);
   MutexLock lock(self.state_mutex);

@@ -33,6 +33,14 @@ Status LiveDisk::Implementation::recover_journal(const std::vector<Witness::Mark
   }
   VARVE_TRY_ASSIGN(JournalScan scan, Journal::scan(**file, id, geometry, marks));
   const bool trusted = !options.assume_power_loss;
+  for (const Witness::Mark& mark : marks) {
+    // A kill takes nothing back: what was there in this boot and is not any more was damaged.
+    if (trusted && mark.nonce == scan.header.nonce && mark.position > scan.end) {
+      return fail_damaged(fmt::format("the journal ends at offset {} and was longer when its daemon ended; restore the "
+                                      "live image from a snapshot (varve restore) after moving live/ of this disk away",
+                                      scan.end));
+    }
+  }
   Released ignored;
   MutexLock lock(state_mutex);
   const auto apply = [&](const Record& record) VARVE_NO_ANALYSIS {
@@ -52,6 +60,7 @@ Status LiveDisk::Implementation::recover_journal(const std::vector<Witness::Mark
     opened = Opened::power_lost;
     // Else there are records that don't count before a seal that does: open() writes a new journal.
     if (!scan.clean_cut) return {};
+    witness->clear();  // it may know of what is cut now
     scan.end = *scan.clean_cut;
     scan.last_change = scan.covered;
   }
@@ -173,8 +182,6 @@ Status LiveDisk::Implementation::recover_slots() {
     return fail_damaged(fmt::format("{}/detour.img is cut short: {} bytes, slot {} is in use", directory,
                                     detour_status.size.value(), slot_count - 1));
   }
-  // Free slots at the end go at once; those in between are reused (bounded by what is in use).
-  if (detour_status.size.value() > slot_count * chunk) VARVE_TRY(detour->resize(ByteCount{slot_count * chunk}));
   if (slot_count > 4 * used.size() + kPageChunks * kPageChunks) {
     return fail_damaged(fmt::format("{}/journal names slot {} with only {} in use", directory, slot_count - 1,
                                     used.size()));
@@ -189,6 +196,18 @@ Status LiveDisk::Implementation::recover_slots() {
     if (home_chunks == 0) homes_to_punch.clear();
   }
   return {};
+}
+
+/// Free slots at the end go at once; those in between are reused. Not before the seal: what a killed daemon let go of
+/// last is still in use for the sealed journal (rule 1).
+Status LiveDisk::Implementation::cut_detour() {
+  VARVE_TRY_ASSIGN(const auto status, detour->status());
+  std::uint64_t used = 0;
+  {
+    MutexLock lock(state_mutex);
+    used = slot_count * geometry.chunk_size().value();
+  }
+  return status.size.value() > used ? detour->resize(ByteCount{used}) : Status{};
 }
 
 Status LiveDisk::Implementation::open() {
@@ -226,6 +245,7 @@ Status LiveDisk::Implementation::open() {
     state.forget_stored_maps();
   }
   VARVE_TRY(flush());
+  VARVE_TRY(cut_detour());
   {
     MutexLock lock(state_mutex);
     witness->clear();

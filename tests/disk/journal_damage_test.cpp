@@ -24,7 +24,7 @@ const std::string kJournal = std::string(ModeledDisk::kDirectory) + "/journal";
 constexpr std::uint64_t kMostJournal = 1 * kMiB;
 
 /// A disk with a bit of everything in its journal, all of it sealed.
-std::unique_ptr<ModeledDisk> busy_disk() {
+std::unique_ptr<ModeledDisk> busy_disk(std::uint64_t* before_last_flush = nullptr) {
   auto disk = std::make_unique<ModeledDisk>();
   EXPECT_OK(disk->open());
   disk->create();
@@ -40,6 +40,8 @@ std::unique_ptr<ModeledDisk> busy_disk() {
   disk->update(0, "another", "{}");
   disk->write_stamped(0, 5 * kTestChunk);
   disk->drop(0);
+  disk->flush();
+  if (before_last_flush != nullptr) *before_last_flush = disk->disk().counters().journal_bytes;
   disk->resize(7 * kTestChunk + 5);
   disk->flush();
   return disk;
@@ -84,8 +86,9 @@ void use(LiveDisk& live) {
   static_cast<void>(live.tidy());
 }
 
-/// With the journal as given: EIO, and the files are untouched, or exactly what the model has.
-void expect_refused_or_exact(ModeledDisk& disk, const Content& journal) {
+/// With the journal as given: EIO, and the files are untouched, or exactly what the model has. `provable_alone`: by the
+/// journal, without knowing how its daemon ended.
+void expect_refused_or_exact(ModeledDisk& disk, const Content& journal, bool provable_alone) {
   put_journal(disk, journal);
   const Status verified =
       verify_journal(disk.machine().storage, ModeledDisk::kDirectory, ModeledDisk::kId, kTestGeometry);
@@ -94,7 +97,7 @@ void expect_refused_or_exact(ModeledDisk& disk, const Content& journal) {
   if (!opened) {
     EXPECT_EQ(opened.error().code, EIO) << disk.where() << opened.error().message;
     EXPECT_EQ(opened.error().kind, ErrorKind::damaged) << disk.where() << opened.error().message;
-    EXPECT_FALSE(verified) << disk.where() << "verify_journal calls sound what open refuses";
+    EXPECT_FALSE(verified && provable_alone) << disk.where() << "verify_journal calls sound what open refuses";
     EXPECT_EQ(bytes_of_journal(disk), journal) << disk.where() << "a damaged journal was changed, after "
                                                << disk.machine().storage.change_count() - changes << " calls";
     return;
@@ -105,8 +108,11 @@ void expect_refused_or_exact(ModeledDisk& disk, const Content& journal) {
 
 TEST(JournalDamage, EveryFlippedBitOfASealedJournalIsFoundOrHarmless) {
   for (const End how : {End::kill, End::power_loss}) {
-    auto first = busy_disk();
-    const std::size_t length = written(bytes_of_journal(*first));
+    std::uint64_t before_last_flush = 0;
+    auto first = busy_disk(&before_last_flush);
+    std::size_t length = written(bytes_of_journal(*first));
+    // What was synced last looks, after a power loss, like what just did not reach the disk. After a kill it does not.
+    if (how == End::power_loss) length = static_cast<std::size_t>(before_last_flush);
     ASSERT_GT(length, 100u);
     std::size_t refused = 0;
     for (std::size_t at = 0; at < length; at += (how == End::kill ? 1 : 3)) {
@@ -115,7 +121,7 @@ TEST(JournalDamage, EveryFlippedBitOfASealedJournalIsFoundOrHarmless) {
       disk->end(how, at);
       Content journal = bytes_of_journal(*disk);
       journal.at(at) ^= std::byte{1} << (at % 8);
-      expect_refused_or_exact(*disk, journal);
+      expect_refused_or_exact(*disk, journal, at < before_last_flush);
       if (!disk->is_open()) ++refused;
       if (::testing::Test::HasFailure()) return;
     }
