@@ -41,7 +41,7 @@ configure() {
   shift 2
   [ -f "$dir/build.ninja" ] && return 0
   # Line tables are enough for a stack trace, and take a third less time than full debug information.
-  CC="ccache ${compiler/++/}" CXX="ccache $compiler" meson setup "$dir" -Dman=enabled -Ddebug=false \
+  CXX="ccache $compiler" meson setup "$dir" -Dman=enabled -Ddebug=false \
     -Dcpp_args=-g1 "$@"
 }
 
