@@ -1,7 +1,7 @@
 #!/bin/bash
 # The command and a mounted store: mounting in the background and by mount(8), everything through the socket, paths in
 # the mount as names, the second mount, the end.
-varve=$1
+varve=$(readlink -f "$1")
 [ "$(id -u)" -eq 0 ] || { echo "needs root"; exit 77; }
 [ -c /dev/fuse ] && (: <>/dev/fuse) 2>/dev/null || { echo "needs /dev/fuse"; exit 77; }
 work=$(mktemp -d)

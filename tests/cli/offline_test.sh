@@ -1,6 +1,6 @@
 #!/bin/bash
 # The command on a store that is not mounted: every command, and everything that must be refused with a sentence.
-varve=$1
+varve=$(readlink -f "$1")
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 . "$(dirname "$0")/expect.sh"
