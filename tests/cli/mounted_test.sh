@@ -98,6 +98,8 @@ if command -v setpriv >/dev/null; then
   refuses 1 "" setpriv --reuid 65534 --regid 65534 --clear-groups "$varve" -s store list
 fi
 
+wait_for sh -c "! '$varve' list web01 -s store --json | grep -q pending"
+
 # --- the end: umount, and the next command need not wait for more than the close
 pid=$(daemon)
 umount mnt || fail "umount"
@@ -154,5 +156,15 @@ daemon.wait(20)
 sys.exit(0 if ok else 1)
 PY
 fi
+
+# --- damage: check names the snapshot, and the exit status says what it is
+pack=$(find store/packs -name '*.pack' -size +4M | head -n 1)
+printf 'damaged by a test' | dd of="$pack" bs=1 seek=1000000 conv=notrunc status=none
+run "$varve" check store
+[ "$status" -eq 3 ] || fail "check of a damaged store exited with $status: $err"
+says "web01@before"
+run "$varve" check store --json
+[ "$status" -eq 3 ] || fail "check --json of a damaged store exited with $status: $err"
+json "not it['clean'] and 'web01@before' in [d['image'] for d in it['damaged']]"
 
 finish
