@@ -61,7 +61,9 @@ class RangeCopy {
     const ChunkIndex end = source + count;
     while (source < end) {
       VARVE_TRY_ASSIGN(const auto runs, look(source, end - source));
-      if (runs.empty()) return fail_system(EIO, "copy: the source described nothing");
+      // The source was cut meanwhile: as copy_bytes() has it, zeros.
+      if (runs.empty()) return copy_run({source, end - source, Run::Kind::zeros, {}, {}}, source, target, end - source,
+                                        size_at_least);
       for (const Run& run : runs) {
         const ChunkCount length{std::min(run.count.value(), (end - source).value())};
         VARVE_TRY(copy_run(run, source, target, length, size_at_least));
@@ -122,7 +124,11 @@ class RangeCopy {
   }
 
   bool source_still_has(const OpaqueRoot& root) {
-    if (snapshot_ != SnapshotId{0} && from_.complete(snapshot_)) return true;
+    if (snapshot_ != SnapshotId{0}) {
+      // One that became complete meanwhile has another root than it had while it was pending.
+      const auto entry = from_.complete(snapshot_);
+      if (entry && chunks::to_opaque((*entry)->root) == root) return true;
+    }
     const auto roots = from_.live().roots();
     return std::find(roots.begin(), roots.end(), root) != roots.end();
   }
