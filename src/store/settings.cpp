@@ -12,6 +12,23 @@ using nlohmann::json;
 
 constexpr ByteCount kMaxSettingsSize{1 * kMiB};
 constexpr std::size_t kIdDigits = 32;
+/// The library copies and prints by recursion: a file that is all brackets would take the stack.
+constexpr int kMaxDepth = 16;
+
+bool too_deep(std::string_view text) {
+  int depth = 0;
+  bool in_string = false;
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (c == '"') in_string = !in_string;
+    if (in_string && c == '\\') ++i;
+    if (in_string) continue;
+    if (c == '[' || c == '{') ++depth;
+    if (c == ']' || c == '}') --depth;
+    if (depth > kMaxDepth) return true;
+  }
+  return false;
+}
 
 std::string checksum_of(json object) {
   object.erase("checksum");
@@ -41,6 +58,7 @@ Result<StoredSettings> read_settings(os::Storage& storage) {
     return fail(ENOENT, ErrorKind::absent, "not a varve store (there is no store.json); `varve init` makes one");
   }
   const auto* text = reinterpret_cast<const char*>(bytes->data());
+  if (too_deep({text, bytes->size()})) return damaged("not what varve writes");
   const json object = json::parse(text, text + bytes->size(), nullptr, /*allow_exceptions=*/false);
   if (!object.is_object()) return damaged("not a JSON object");
   const auto format = object.find("format");
