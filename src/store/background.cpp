@@ -2,6 +2,8 @@
 
 #include <pthread.h>
 
+#include <algorithm>
+
 #include "varve/catalog/names.h"
 #include "varve/core/log.h"
 
@@ -16,6 +18,10 @@ constexpr std::size_t kCommitThreads = 2;
 constexpr std::chrono::milliseconds kUpkeepInterval{1000};
 /// Between slices while there is work, so that live I/O comes first.
 constexpr std::chrono::milliseconds kUpkeepPause{2};
+/// Before a commit that failed is tried again: a full store stays full for a while, and each attempt reads and compresses
+/// all from the start.
+constexpr std::chrono::milliseconds kFirstRetry{500};
+constexpr std::chrono::milliseconds kLongestRetry{30'000};
 
 }  // namespace
 
@@ -43,7 +49,8 @@ void Background::stop() {
     MutexLock lock(mutex_);
     stopping_ = true;
   }
-  changed_.notify_all();
+  commit_wanted_.notify_all();
+  stop_wanted_.notify_all();
   for (auto& thread : threads_) thread.join();
   threads_.clear();
 }
@@ -53,7 +60,7 @@ void Background::want_commit(DiskId id) {
     MutexLock lock(mutex_);
     wanted_.insert(id);
   }
-  changed_.notify_all();
+  commit_wanted_.notify_one();
 }
 
 std::shared_ptr<DiskEntry> Background::next_to_commit() {
@@ -62,12 +69,21 @@ std::shared_ptr<DiskEntry> Background::next_to_commit() {
     {
       MutexLock lock(mutex_);
       const auto ready = [this]() VARVE_NO_ANALYSIS {
+        const auto now = std::chrono::steady_clock::now();
         for (const DiskId id : wanted_) {
-          if (!running_.contains(id)) return id;
+          const auto retry = retries_.find(id);
+          if (!running_.contains(id) && (retry == retries_.end() || retry->second.not_before <= now)) return id;
         }
         return DiskId{0};
       };
-      while (!stopping_ && (chosen = ready()) == DiskId{0}) changed_.wait(mutex_);
+      while (!stopping_ && (chosen = ready()) == DiskId{0}) {
+        // What is wanted and not ready runs, or waits for its time.
+        if (wanted_.empty()) {
+          commit_wanted_.wait(mutex_);
+        } else {
+          commit_wanted_.wait_for(mutex_, kFirstRetry);
+        }
+      }
       if (stopping_) return nullptr;
       wanted_.erase(chosen);
       running_.insert(chosen);
@@ -82,26 +98,37 @@ std::shared_ptr<DiskEntry> Background::next_to_commit() {
 
 void Background::commit_loop() {
   while (auto disk = next_to_commit()) {
-    commit_all_of(*disk);
-    {
-      MutexLock lock(mutex_);
-      running_.erase(disk->id());
-    }
-    changed_.notify_all();
+    commit_ended(disk->id(), !commit_all_of(*disk));
   }
 }
 
-void Background::commit_all_of(DiskEntry& disk) {
+void Background::commit_ended(DiskId id, bool failed) {
+  {
+    MutexLock lock(mutex_);
+    running_.erase(id);
+    if (failed) {
+      Retry& retry = retries_[id];
+      retry.pause = std::clamp(retry.pause * 2, kFirstRetry, kLongestRetry);
+      retry.not_before = std::chrono::steady_clock::now() + retry.pause;
+      wanted_.insert(id);
+    } else {
+      retries_.erase(id);
+    }
+  }
+  // What was wanted of this disk meanwhile may begin.
+  commit_wanted_.notify_one();
+}
+
+bool Background::commit_all_of(DiskEntry& disk) {
   for (;;) {
     auto more = disk.commit_one();
-    if (more && !*more) return;
+    if (more && !*more) return true;
     if (more) continue;
-    // Cancelled ones are wanted again by whoever cancelled; the rest is tried again by the next round of upkeep.
-    if (more.error().code != ECANCELED) {
-      log::error("disk {}: a snapshot stays pending, its commit is tried again: {}", quoted(disk.name()),
-                 more.error().message);
-    }
-    return;
+    // A cancelled one is wanted again by whoever cancelled it.
+    if (more.error().code == ECANCELED) return true;
+    log::error("disk {}: a snapshot stays pending, its commit is tried again: {}", quoted(disk.name()),
+               more.error().message);
+    return false;
   }
 }
 
@@ -111,8 +138,7 @@ void Background::upkeep_loop() {
     const bool more = upkeep_round();
     MutexLock lock(mutex_);
     if (stopping_) return;
-    // Woken by every wish to commit too; a spurious round costs nothing.
-    changed_.wait_for(mutex_, more ? kUpkeepPause : kUpkeepInterval);
+    stop_wanted_.wait_for(mutex_, more ? kUpkeepPause : kUpkeepInterval);
     if (stopping_) return;
   }
 }
@@ -127,13 +153,7 @@ bool Background::upkeep_round() {
       continue;
     }
     more |= *done;
-    if (!disk->live().pending().empty()) {
-      MutexLock lock(mutex_);
-      // Only those that failed before: a running one would find its successor by itself.
-      if (!running_.contains(disk->id())) wanted_.insert(disk->id());
-    }
   }
-  changed_.notify_all();
   return more;
 }
 

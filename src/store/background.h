@@ -2,9 +2,11 @@
 // FUSE worker's.
 #pragma once
 
+#include <chrono>
 #include <functional>
 #include <memory>
 #include <thread>
+#include <unordered_map>
 #include <unordered_set>
 #include <vector>
 
@@ -31,7 +33,9 @@ class Background {
   void commit_loop() VARVE_EXCLUDES(mutex_);
   void upkeep_loop() VARVE_EXCLUDES(mutex_);
   [[nodiscard]] std::shared_ptr<DiskEntry> next_to_commit() VARVE_EXCLUDES(mutex_);
-  void commit_all_of(DiskEntry& disk) VARVE_EXCLUDES(mutex_);
+  /// False: a commit failed and is to be tried again.
+  [[nodiscard]] bool commit_all_of(DiskEntry& disk) VARVE_EXCLUDES(mutex_);
+  void commit_ended(DiskId id, bool failed) VARVE_EXCLUDES(mutex_);
   [[nodiscard]] bool upkeep_round();
 
   Services& services_;
@@ -39,8 +43,15 @@ class Background {
   const std::function<void()> at_start_;
 
   Mutex mutex_;
-  CondVar changed_;
+  CondVar commit_wanted_;
+  CondVar stop_wanted_;
   std::unordered_set<DiskId> wanted_ VARVE_GUARDED_BY(mutex_);
+  /// Disks whose last commit failed: wanted or not, none is tried before the time.
+  struct Retry {
+    std::chrono::steady_clock::time_point not_before;
+    std::chrono::milliseconds pause{0};
+  };
+  std::unordered_map<DiskId, Retry> retries_ VARVE_GUARDED_BY(mutex_);
   std::unordered_set<DiskId> running_ VARVE_GUARDED_BY(mutex_);
   bool stopping_ VARVE_GUARDED_BY(mutex_) = false;
   std::vector<std::thread> threads_;
