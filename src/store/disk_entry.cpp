@@ -43,44 +43,91 @@ Result<std::shared_ptr<DiskEntry>> DiskEntry::open(Services& services, std::uniq
                                    services.chunks->geometry(), *services.base, options);
   if (!live) return tl::unexpected(live.error().in("disk " + quoted(entry->log_->state()->name)));
   entry->live_ = std::move(*live);
-  VARVE_TRY(entry->settle_pending());
+  entry->settle_pending();
   entry->registration_ = services.registry.add(*entry);
   return entry;
 }
 
 /// Rules 4 and 5: what the log has is complete, whatever the journal still says. A pending snapshot at or below the
-/// high-water mark that the log has not was deleted; it does not return from the dead.
-Status DiskEntry::settle_pending() {
+/// high-water mark that the log has not was deleted; it does not return from the dead. What cannot be settled now (a full
+/// store) is left to the commits: it is invisible, and the disk is served.
+void DiskEntry::settle_pending() {
   MutexLock lock(operations_);
   for (const auto& pending : live_->pending()) {
-    const auto state = log_->state();
-    const auto found = state->snapshots.find(pending.id);
-    if (found != state->snapshots.end()) {
-      VARVE_TRY(log_->confirm());
-      VARVE_TRY(live_->committed(pending.id, chunks::to_opaque(found->second->root)));
-    } else if (pending.id <= state->high_water) {
-      VARVE_TRY(log_->confirm());
-      VARVE_TRY(live_->drop_pending(pending.id));
+    if (pending.id > log_->state()->high_water) break;
+    if (auto settled = settle_logged(pending.id); !settled) {
+      log::warning("disk {}: what became of snapshot number {} is settled later: {}", quoted(name()),
+                   pending.id.value(), settled.error().message);
+      break;
     }
   }
   const auto state = log_->state();
   next_id_ = SnapshotId{std::max(state->high_water.value(), live_->high_water().value()) + 1};
-
   Time newest = state->created;
-  MutexLock names(names_mutex_);
-  for (const auto& [id, entry] : state->snapshots) {
-    names_.emplace(entry->name, id);
-    newest = std::max(newest, entry->time);
-  }
-  for (const auto& pending : live_->pending()) {
-    names_.emplace(pending.name, pending.id);
-    newest = std::max(newest, pending.time);
-  }
+  for (const auto& [id, entry] : state->snapshots) newest = std::max(newest, entry->time);
+  for (const auto& pending : live_->pending()) newest = std::max(newest, pending.time);
   modified_ = newest.nanoseconds;
-  return {};
+  read_names();
 }
 
-std::string DiskEntry::name() const { return log_->state()->name; }
+/// A pending snapshot at or below the high-water mark leaves the live side.
+Status DiskEntry::settle_logged(SnapshotId id) {
+  VARVE_TRY(log_->confirm());
+  if (log_->state()->snapshots.contains(id)) return settle_one(id);
+  return live_->drop_pending(id);
+}
+
+void DiskEntry::read_names() {
+  const auto pending = live_->pending();
+  const auto state = log_->state();
+  MutexLock names(names_mutex_);
+  names_.clear();
+  for (const auto& [id, entry] : state->snapshots) names_.emplace(entry->name, id);
+  for (const auto& one : pending) {
+    if (one.id > state->high_water) names_.emplace(one.name, one.id);
+  }
+}
+
+template <class Append>
+Status DiskEntry::logged(Append append) {
+  Status done = append();
+  if (!done && done.error().kind == ErrorKind::latched) {
+    log_in_doubt_ = true;
+  } else if (log_in_doubt_) {
+    log_in_doubt_ = false;
+    doubtful_.clear();
+    read_names();
+  }
+  return done;
+}
+
+/// Finds out what became of an append that failed: names depend on it.
+Status DiskEntry::settle_log() {
+  if (!log_in_doubt_) return {};
+  const auto state = log_->state();
+  // Any append settles first; this one changes nothing.
+  return logged([&] { return log_->append_disk_attributes(state->directory, state->live_image); });
+}
+
+Status DiskEntry::refuse_name_in_use(const std::string& snapshot) {
+  VARVE_TRY(settle_log());
+  MutexLock names(names_mutex_);
+  if (!names_.contains(snapshot)) return {};
+  return fail_refused(EEXIST, fmt::format("disk number {} has a snapshot {} already", id_.value(), quoted(snapshot)));
+}
+
+std::string DiskEntry::name() const {
+  {
+    MutexLock lock(names_mutex_);
+    if (!alias_.empty()) return alias_;
+  }
+  return log_->state()->name;
+}
+
+void DiskEntry::serve_as(const std::string& alias) {
+  MutexLock lock(names_mutex_);
+  alias_ = alias;
+}
 Time DiskEntry::created() const { return log_->state()->created; }
 Time DiskEntry::modified() const { return Time{modified_.load()}; }
 void DiskEntry::touch() { modified_ = now().nanoseconds; }
@@ -102,7 +149,7 @@ Status DiskEntry::change_directory_attributes(const std::function<Status(Attribu
   Attributes changed = state->directory;
   VARVE_TRY(change(changed));
   if (changed == state->directory) return {};
-  return log_->append_disk_attributes(changed, state->live_image);
+  return logged([&] { return log_->append_disk_attributes(changed, state->live_image); });
 }
 
 Status DiskEntry::change_image_attributes(const std::function<Status(Attributes&)>& change) {
@@ -112,7 +159,7 @@ Status DiskEntry::change_image_attributes(const std::function<Status(Attributes&
   Attributes changed = state->live_image;
   VARVE_TRY(change(changed));
   if (changed == state->live_image) return {};
-  return log_->append_disk_attributes(state->directory, changed);
+  return logged([&] { return log_->append_disk_attributes(state->directory, changed); });
 }
 
 Status DiskEntry::change_snapshot_attributes(SnapshotId id, const std::function<Status(Attributes&)>& change) {
@@ -122,7 +169,7 @@ Status DiskEntry::change_snapshot_attributes(SnapshotId id, const std::function<
   if (const auto it = state->snapshots.find(id); it != state->snapshots.end()) {
     Attributes changed = it->second->directory;
     VARVE_TRY(change(changed));
-    return log_->append_snapshot_attributes(id, changed, it->second->image);
+    return logged([&] { return log_->append_snapshot_attributes(id, changed, it->second->image); });
   }
   const auto pending = find_pending(id);
   if (!pending) return no_snapshot(fmt::format("number {}", id.value()));
@@ -139,20 +186,21 @@ Status DiskEntry::create_image(const Attributes& attributes) {
   if (live_->exists()) {
     return fail_refused(EEXIST, fmt::format("disk {} has a live image already", quoted(name())));
   }
-  VARVE_TRY(log_->append_disk_attributes(log_->state()->directory, attributes));
+  VARVE_TRY(logged([&] { return log_->append_disk_attributes(log_->state()->directory, attributes); }));
   VARVE_TRY(live_->create_image());
   touch();
   return {};
 }
 
 Status DiskEntry::remove_image() {
-  (void)uses_->wait_live_closed(kLateReleaseWait);
-  MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
-  if (!uses_->wait_live_closed(std::chrono::milliseconds{0})) {
+  const auto closed = uses_->keep_live_closed(kLateReleaseWait);
+  if (closed == nullptr) {
     return fail_refused(EBUSY, fmt::format("the live image of {} is in use; close it first (a loop device: losetup -d)",
                                            quoted(name())));
   }
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
   VARVE_TRY(live_->remove_image());
   touch();
   return {};
@@ -160,7 +208,9 @@ Status DiskEntry::remove_image() {
 
 Status DiskEntry::resize_image(ByteCount size, const ImageUse* own_use) {
   VARVE_TRY(refuse_if_removed());
-  if (size < live_->info().size && !uses_->wait_writers(own_use != nullptr ? 1 : 0, kLateReleaseWait)) {
+  if (size >= live_->info().size) return live_->resize(size);
+  const auto closed = uses_->keep_writers_out(own_use != nullptr ? 1 : 0, kLateReleaseWait);
+  if (closed == nullptr) {
     return fail_refused(EBUSY, fmt::format("the live image of {} is open for writing elsewhere; it may grow meanwhile "
                                            "but not shrink",
                                            quoted(name())));
@@ -169,23 +219,25 @@ Status DiskEntry::resize_image(ByteCount size, const ImageUse* own_use) {
 }
 
 Result<ImageUse> DiskEntry::use_image(bool for_writing) {
-  MutexLock lock(operations_);
+  // Without operations_: that is held through the syncs of a snapshot, and an open is answered by a thread that must
+  // not wait for those. Looked at last: whoever removes the image keeps it closed until it is gone.
+  ImageUse use = uses_->use_live(for_writing);
   VARVE_TRY(refuse_if_removed());
-  if (!live_->exists()) {
-    return fail(ENOENT, ErrorKind::absent, fmt::format("disk {} has no live image", quoted(name())));
-  }
-  return uses_->use_live(for_writing);
+  if (live_->exists()) return use;
+  return fail(ENOENT, ErrorKind::absent, fmt::format("disk {} has no live image", quoted(name())));
 }
 
 Status DiskEntry::replace_image(const catalog::SnapshotEntry& snapshot) {
-  (void)uses_->wait_writers(0, kLateReleaseWait);
-  MutexLock lock(operations_);
-  VARVE_TRY(refuse_if_removed());
-  if (!uses_->wait_writers(0, std::chrono::milliseconds{0})) {
+  const auto closed = uses_->keep_writers_out(0, kLateReleaseWait);
+  if (closed == nullptr) {
     return fail_refused(EBUSY, fmt::format("the live image of {} is open for writing; stop what uses it first",
                                            quoted(name())));
   }
-  if (!live_->exists()) VARVE_TRY(log_->append_disk_attributes(log_->state()->directory, snapshot.image));
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  if (!live_->exists()) {
+    VARVE_TRY(logged([&] { return log_->append_disk_attributes(log_->state()->directory, snapshot.image); }));
+  }
   VARVE_TRY(live_->replace(snapshot.size, chunks::to_opaque(snapshot.root)));
   touch();
   return {};
@@ -260,26 +312,30 @@ Result<SnapshotInfo> DiskEntry::find_snapshot(std::string_view name) const {
   SnapshotId id;
   {
     MutexLock lock(names_mutex_);
-    const auto it = names_.find(name);
-    if (it == names_.end()) return no_snapshot(fmt::format("{} of {}", quoted(name), quoted(this->name())));
-    id = it->second;
+    if (const auto it = names_.find(name); it != names_.end()) id = it->second;
   }
+  if (id == SnapshotId{0}) return no_snapshot(fmt::format("{} of {}", quoted(name), quoted(this->name())));
   return snapshot(id);
 }
 
 Result<SnapshotInfo> DiskEntry::snapshot(SnapshotId id) const {
-  const auto pending = find_pending(id);
-  const auto state = log_->state();
+  auto state = log_->state();
   if (const auto it = state->snapshots.find(id); it != state->snapshots.end()) return describe(*it->second);
-  if (pending) return describe(*pending);
+  // Pending first (invariant 1), and the log once more; an id at or below its high-water mark never is pending.
+  const auto pending = id > state->high_water ? find_pending(id) : std::nullopt;
+  state = log_->state();
+  if (const auto it = state->snapshots.find(id); it != state->snapshots.end()) return describe(*it->second);
+  if (pending && id > state->high_water) return describe(*pending);
   return no_snapshot(fmt::format("number {} of {}", id.value(), quoted(name())));
 }
 
 Result<std::shared_ptr<const catalog::SnapshotEntry>> DiskEntry::complete(SnapshotId id) const {
-  const bool is_pending = find_pending(id).has_value();
-  const auto state = log_->state();
+  auto state = log_->state();
   if (const auto it = state->snapshots.find(id); it != state->snapshots.end()) return it->second;
-  if (is_pending) {
+  const bool is_pending = id > state->high_water && find_pending(id).has_value();
+  state = log_->state();
+  if (const auto it = state->snapshots.find(id); it != state->snapshots.end()) return it->second;
+  if (is_pending && id > state->high_water) {
     return fail(EAGAIN, ErrorKind::refused, fmt::format("snapshot {} of {} is not complete yet", id.value(),
                                                         quoted(name())));
   }
@@ -303,12 +359,7 @@ Result<SnapshotInfo> DiskEntry::take_snapshot(const std::string& name, const Att
   VARVE_TRY(catalog::validate_name(name, catalog::NameKind::snapshot));
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
-  {
-    MutexLock names(names_mutex_);
-    if (names_.contains(name)) {
-      return fail_refused(EEXIST, fmt::format("disk {} has a snapshot {} already", quoted(this->name()), quoted(name)));
-    }
-  }
+  VARVE_TRY(refuse_name_in_use(name));
   if (!live_->exists()) {
     return fail(ENODATA, ErrorKind::absent,
                 fmt::format("disk {} has no live image to take a snapshot of; create its disk.img first",
@@ -329,7 +380,7 @@ Result<SnapshotInfo> DiskEntry::take_snapshot(const std::string& name, const Att
   return describe(*pending);
 }
 
-/// After this returns no commit of `id` runs, and none starts until the caller takes it off doomed_.
+/// After this returns no commit of `id` runs, and none starts until the caller spares it.
 void DiskEntry::doom(SnapshotId id) {
   MutexLock lock(commit_mutex_);
   doomed_.insert(id);
@@ -340,14 +391,15 @@ void DiskEntry::doom(SnapshotId id) {
 void DiskEntry::spare(SnapshotId id) {
   {
     MutexLock lock(commit_mutex_);
-    doomed_.erase(id);
+    doomed_.erase(doomed_.find(id));
   }
   if (!live_->pending().empty()) commit_wanted_();
 }
 
 Status DiskEntry::remove_snapshot(SnapshotId id) {
   VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
-  if (!uses_->wait_snapshot_closed(id, kLateReleaseWait)) {
+  const auto closed = uses_->keep_snapshot_closed(id, kLateReleaseWait);
+  if (closed == nullptr) {
     return fail_refused(EBUSY, fmt::format("the image of snapshot {} of {} is open; close or unmount it first",
                                            quoted(info.name), quoted(name())));
   }
@@ -361,20 +413,20 @@ Status DiskEntry::remove_closed_snapshot(SnapshotId id) {
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
   VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
-  if (uses_->snapshot_is_open(id)) {
-    return fail_refused(EBUSY, fmt::format("the image of snapshot {} of {} is open; close or unmount it first",
-                                           quoted(info.name), quoted(name())));
-  }
   if (info.state == SnapshotStateKind::complete) {
-    // Logged but not yet let go by the live side: its root must be P before the log forgets it (rule 4).
+    // Logged but not yet let go by the live side: its root must be P, durably, before the log forgets it (rule 4).
     if (find_pending(id)) VARVE_TRY(settle_one(id));
-    VARVE_TRY(log_->append_deleted(id));
+    if (unsettled_.contains(id)) {
+      VARVE_TRY(live_->flush());
+      unsettled_.clear();
+    }
+    VARVE_TRY(logged([&] { return log_->append_deleted(id); }));
   } else {
     VARVE_TRY(live_->drop_pending(id));
   }
   {
     MutexLock names(names_mutex_);
-    names_.erase(info.name);
+    if (const auto it = names_.find(info.name); it != names_.end() && it->second == id) names_.erase(it);
   }
   {
     MutexLock images(images_mutex_);
@@ -388,7 +440,10 @@ Status DiskEntry::settle_one(SnapshotId id) {
   const auto state = log_->state();
   const auto it = state->snapshots.find(id);
   if (it == state->snapshots.end()) return {};
-  return live_->committed(id, chunks::to_opaque(it->second->root));
+  auto settled = live_->committed(id, chunks::to_opaque(it->second->root));
+  // It is gone from the live side's memory all the same, perhaps: but not for good.
+  if (!settled) unsettled_.insert(id);
+  return settled;
 }
 
 Status DiskEntry::rename_snapshot(SnapshotId id, const std::string& name) {
@@ -397,14 +452,9 @@ Status DiskEntry::rename_snapshot(SnapshotId id, const std::string& name) {
   VARVE_TRY(refuse_if_removed());
   VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
   if (info.name == name) return {};
-  {
-    MutexLock names(names_mutex_);
-    if (names_.contains(name)) {
-      return fail_refused(EEXIST, fmt::format("disk {} has a snapshot {} already", quoted(this->name()), quoted(name)));
-    }
-  }
+  VARVE_TRY(refuse_name_in_use(name));
   if (info.state == SnapshotStateKind::complete) {
-    VARVE_TRY(log_->append_snapshot_renamed(id, name));
+    VARVE_TRY(logged([&] { return log_->append_snapshot_renamed(id, name); }));
   } else {
     const auto pending = find_pending(id);
     if (!pending) return no_snapshot(quoted(info.name));
@@ -418,10 +468,11 @@ Status DiskEntry::rename_snapshot(SnapshotId id, const std::string& name) {
 }
 
 Result<ImageUse> DiskEntry::use_snapshot(SnapshotId id) {
-  MutexLock lock(operations_);
+  // As use_image(): not under operations_, and looked at last.
+  ImageUse use = uses_->use_snapshot(id);
   VARVE_TRY(refuse_if_removed());
-  VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
-  return uses_->use_snapshot(info.id);
+  VARVE_TRY(snapshot(id));
+  return use;
 }
 
 // --- snapshots: reading ---
@@ -435,6 +486,8 @@ Result<std::shared_ptr<snapshot::SnapshotImage>> DiskEntry::image_of(SnapshotId 
   auto image = std::make_shared<snapshot::SnapshotImage>(*services_.chunks, entry->root, entry->size,
                                                          *services_.prefetchers);
   MutexLock lock(images_mutex_);
+  // Deleted meanwhile: whoever does that forgets the image after the log has, so it must not come back behind that.
+  if (!log_->state()->snapshots.contains(id)) return no_snapshot(fmt::format("number {}", id.value()));
   if (images_.size() >= kMaxOpenImages) images_.erase(images_.begin());
   return images_.emplace(id, std::move(image)).first->second;
 }
@@ -489,38 +542,59 @@ Result<T> DiskEntry::on_snapshot(SnapshotId id, ByteOffset at, FromImage from_im
 
 // --- commit ---
 
-Result<bool> DiskEntry::commit_one() {
-  const auto pending = live_->pending();
-  if (pending.empty() || removed_) return false;
-  const disk::PendingInfo& oldest = pending.front();
-  {
-    MutexLock lock(commit_mutex_);
-    if (doomed_.contains(oldest.id) || committing_ != SnapshotId{0}) return false;
-    committing_ = oldest.id;
-    cancel_ = false;
-    progress_.chunks_done = 0;
-    progress_.chunks_total = 0;
-  }
-  chunks::RootRegistry::Hold hold(services_.registry);
-  auto committed = snapshot::commit_oldest(*live_, oldest, *services_.chunks, hold, *services_.encoders, progress_,
-                                           [this] { return cancel_ || services_.stopping; });
-  Status done;
-  if (committed) {
-    done = hand_over(oldest, *committed);
-  } else {
-    done = tl::unexpected(std::move(committed).error());
-  }
+/// The oldest pending snapshot, if it may be committed now. Chosen under the lock that doom() takes: what is dropped
+/// after the look is not committed.
+std::optional<disk::PendingInfo> DiskEntry::begin_commit() {
+  MutexLock lock(commit_mutex_);
+  if (removed_ || committing_ != SnapshotId{0}) return std::nullopt;
+  auto pending = live_->pending();
+  if (pending.empty() || doomed_.contains(pending.front().id)) return std::nullopt;
+  committing_ = pending.front().id;
+  cancel_ = false;
+  progress_.chunks_done = 0;
+  progress_.chunks_total = 0;
+  return std::move(pending.front());
+}
+
+void DiskEntry::end_commit() {
   {
     MutexLock lock(commit_mutex_);
     committing_ = SnapshotId{0};
   }
   commit_ended_.notify_all();
+}
+
+Result<bool> DiskEntry::commit_one() {
+  const auto oldest = begin_commit();
+  if (!oldest) return false;
+  auto done = commit(*oldest);
+  end_commit();
   if (!done) return tl::unexpected(std::move(done).error());
   return true;
 }
 
+/// Nothing is committed that could not be logged; and what the log has needs no commit.
+Result<bool> DiskEntry::settle_before_commit(SnapshotId id) {
+  MutexLock lock(operations_);
+  VARVE_TRY(settle_log());
+  if (id > log_->state()->high_water) return true;
+  VARVE_TRY(settle_logged(id));
+  return false;
+}
+
+Status DiskEntry::commit(const disk::PendingInfo& oldest) {
+  VARVE_TRY_ASSIGN(const bool wanted, settle_before_commit(oldest.id));
+  if (!wanted) return {};
+  auto hold = std::make_unique<chunks::RootRegistry::Hold>(services_.registry);
+  VARVE_TRY_ASSIGN(const auto committed,
+                   snapshot::commit_oldest(*live_, oldest, *services_.chunks, *hold, *services_.encoders, progress_,
+                                           [this] { return cancel_ || services_.stopping; }));
+  return hand_over(oldest, committed, hold);
+}
+
 /// The durable order's last steps: log record, then the live side makes its root P and lets go of the pins.
-Status DiskEntry::hand_over(const disk::PendingInfo& frozen, const snapshot::Committed& committed) {
+Status DiskEntry::hand_over(const disk::PendingInfo& frozen, const snapshot::Committed& committed,
+                            std::unique_ptr<chunks::RootRegistry::Hold>& hold) {
   MutexLock lock(operations_);
   const auto pending = find_pending(frozen.id);
   if (!pending) return {};
@@ -539,7 +613,12 @@ Status DiskEntry::hand_over(const disk::PendingInfo& frozen, const snapshot::Com
     entry.stored_bytes = committed.stored_bytes;
     entry.directory = std::move(attributes.directory);
     entry.image = std::move(attributes.image);
-    VARVE_TRY(log_->append_snapshot(entry));
+    auto appended = logged([&] { return log_->append_snapshot(entry); });
+    if (!appended) {
+      // Invariant 5.
+      if (log_in_doubt_) doubtful_.push_back(std::move(hold));
+      return appended;
+    }
   }
   if (committed.damaged_chunks > 0) {
     log::error("disk {}, snapshot {}: {} chunks could not be read from the live image and are committed as damaged",
@@ -564,8 +643,12 @@ void DiskEntry::visit_roots(const std::function<void(const chunks::MaybeRef&)>& 
 }
 
 Result<bool> DiskEntry::upkeep() {
+  MutexLock lock(upkeep_mutex_);
   if (removed_) return false;
   VARVE_TRY_ASSIGN(const std::size_t moved, live_->move_home(kMovesPerSlice));
+  // A Home that was left after the last seal is not free before the next (rule 1), and a guest that went quiet brings
+  // none: its detours would stay for ever.
+  if (moved == 0 && !live_->latched() && live_->counters().detour_chunks > 0) VARVE_TRY(live_->flush());
   VARVE_TRY(live_->tidy());
   VARVE_TRY(log_->checkpoint_if_due());
   return moved > 0;
@@ -574,17 +657,34 @@ Result<bool> DiskEntry::upkeep() {
 Status DiskEntry::rename(const std::string& name) {
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
-  return log_->append_disk_renamed(name);
+  VARVE_TRY(logged([&] { return log_->append_disk_renamed(name); }));
+  MutexLock names(names_mutex_);
+  alias_.clear();
+  return {};
 }
+
+bool DiskEntry::empty() const { return !live_->exists() && snapshots().empty(); }
 
 Status DiskEntry::remove() {
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
-  if (live_->exists() || !snapshots().empty()) {
+  if (!empty()) {
     return fail_refused(ENOTEMPTY, fmt::format("disk {} still has a live image or snapshots; remove those first",
                                                quoted(name())));
   }
-  VARVE_TRY(log_->append_removed());
+  return remove_files();
+}
+
+Status DiskEntry::discard() {
+  MutexLock lock(operations_);
+  VARVE_TRY(refuse_if_removed());
+  return remove_files();
+}
+
+Status DiskEntry::remove_files() {
+  // An attempt that failed may have been settled since: then it is there.
+  if (!log_->state()->removed) VARVE_TRY(logged([&] { return log_->append_removed(); }));
+  MutexLock upkeep(upkeep_mutex_);
   removed_ = true;
   // The log is the truth from here on; what is left of the files is swept at the next mount if this fails.
   if (auto closed = live_->close(); !closed) log::warning("disk {}: {}", quoted(name()), closed.error().message);
@@ -595,6 +695,7 @@ Status DiskEntry::remove() {
 }
 
 Status DiskEntry::close() {
+  MutexLock lock(upkeep_mutex_);
   if (removed_) return {};
   auto closed = live_->close();
   return closed ? Status{} : Status(tl::unexpected(closed.error().in("disk " + quoted(name()))));

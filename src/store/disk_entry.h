@@ -6,8 +6,13 @@
 //     until it is deleted. Whoever lists both reads pending first and the log after, and prefers the log.
 //  2. operations_ serialises everything that changes the set of snapshots or the existence of the image, the hand-over
 //     of a commit included; the long part of a commit runs without it.
-//  3. names_ has exactly one entry for each snapshot, whatever its state.
-//  4. Lock order: operations_, then names_mutex_ or images_mutex_; no lock is held while anyone waits for a RELEASE.
+//  3. names_ has exactly one entry for each snapshot, whatever its state. While the log is in doubt (an append of unknown
+//     outcome) nothing that needs a free name begins before it is settled; then names_ is made anew.
+//  4. Lock order: an image kept closed (ImageUses), operations_, upkeep_mutex_, then the leaves names_mutex_,
+//     images_mutex_, commit_mutex_. No lock is held while anyone waits for a RELEASE.
+//  5. What a log record of unknown outcome stands on stays held until the log is settled: the record may be there.
+//  6. A snapshot that the log has is deleted there only when its root is P for good (rule 4): unsettled_ names those of
+//     which that is not known.
 #pragma once
 
 #include <atomic>
@@ -71,6 +76,12 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   [[nodiscard]] Status rename(const std::string& name);
   /// ENOTEMPTY; on success the disk is gone: its files are removed and every later operation fails with ENOENT.
   [[nodiscard]] Status remove();
+  /// As remove(), whatever it holds: for a disk that nobody but its maker has seen.
+  [[nodiscard]] Status discard();
+  /// Neither an image nor a snapshot.
+  [[nodiscard]] bool empty() const;
+  /// Another disk has its name already (a copied folder): until it is renamed it goes by this one.
+  void serve_as(const std::string& alias);
   /// Commits the oldest pending snapshot; false when there was none. ECANCELED when told to stop.
   [[nodiscard]] Result<bool> commit_one();
   /// A slice of upkeep: moves home, tidies, checkpoints. True when there is more to do now.
@@ -81,12 +92,26 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
  private:
   DiskEntry(Services& services, std::unique_ptr<catalog::DiskLog> log, std::function<void()> commit_wanted);
 
-  [[nodiscard]] Status settle_pending();
+  void settle_pending();
+  [[nodiscard]] Status settle_logged(SnapshotId id) VARVE_REQUIRES(operations_);
+  void read_names() VARVE_REQUIRES(operations_);
+  [[nodiscard]] Status settle_log() VARVE_REQUIRES(operations_);
+  /// Every append goes through here: notes whether its outcome is known.
+  template <class Append>
+  [[nodiscard]] Status logged(Append append) VARVE_REQUIRES(operations_);
+  [[nodiscard]] Status refuse_name_in_use(const std::string& name) VARVE_REQUIRES(operations_);
+  [[nodiscard]] Status remove_files() VARVE_REQUIRES(operations_);
   [[nodiscard]] Status refuse_if_removed() const;
   [[nodiscard]] SnapshotInfo describe(const disk::PendingInfo& pending) const;
   [[nodiscard]] static SnapshotInfo describe(const catalog::SnapshotEntry& entry);
   [[nodiscard]] SnapshotId parent_of_next() const VARVE_REQUIRES(operations_);
-  [[nodiscard]] Status hand_over(const disk::PendingInfo& frozen, const snapshot::Committed& committed);
+  [[nodiscard]] std::optional<disk::PendingInfo> begin_commit() VARVE_EXCLUDES(commit_mutex_);
+  void end_commit() VARVE_EXCLUDES(commit_mutex_);
+  /// False: the log had it already, there was nothing but the live side to settle.
+  [[nodiscard]] Result<bool> settle_before_commit(SnapshotId id);
+  [[nodiscard]] Status commit(const disk::PendingInfo& oldest);
+  [[nodiscard]] Status hand_over(const disk::PendingInfo& frozen, const snapshot::Committed& committed,
+                                 std::unique_ptr<chunks::RootRegistry::Hold>& hold);
   [[nodiscard]] Result<std::shared_ptr<snapshot::SnapshotImage>> image_of(SnapshotId id);
   [[nodiscard]] std::optional<disk::PendingInfo> find_pending(SnapshotId id) const;
   [[nodiscard]] Status remove_closed_snapshot(SnapshotId id);
@@ -110,9 +135,16 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
 
   mutable Mutex operations_;
   SnapshotId next_id_ VARVE_GUARDED_BY(operations_);
+  bool log_in_doubt_ VARVE_GUARDED_BY(operations_) = false;
+  std::vector<std::unique_ptr<chunks::RootRegistry::Hold>> doubtful_ VARVE_GUARDED_BY(operations_);
+  std::set<SnapshotId> unsettled_ VARVE_GUARDED_BY(operations_);
+
+  /// Held while a slice of upkeep uses the live side; its end waits for that.
+  Mutex upkeep_mutex_;
 
   mutable Mutex names_mutex_;
   std::map<std::string, SnapshotId, std::less<>> names_ VARVE_GUARDED_BY(names_mutex_);
+  std::string alias_ VARVE_GUARDED_BY(names_mutex_);
 
   /// Readers of complete snapshots share what they learned of the map; at most kMaxOpenImages are remembered.
   Mutex images_mutex_;
@@ -122,7 +154,8 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   mutable Mutex commit_mutex_;
   CondVar commit_ended_;
   SnapshotId committing_ VARVE_GUARDED_BY(commit_mutex_);
-  std::set<SnapshotId> doomed_ VARVE_GUARDED_BY(commit_mutex_);  ///< being deleted: no commit of them may run
+  /// Being deleted, by so many at once: no commit of them may run.
+  std::multiset<SnapshotId> doomed_ VARVE_GUARDED_BY(commit_mutex_);
   std::atomic<bool> cancel_{false};
   snapshot::CommitProgress progress_;
 

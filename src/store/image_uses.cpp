@@ -1,28 +1,42 @@
 #include "image_uses.h"
 
 namespace varve::store {
+namespace {
+
+void count_down(std::unordered_map<SnapshotId, std::size_t>& counts, SnapshotId id) {
+  if (--counts[id] == 0) counts.erase(id);
+}
+
+}  // namespace
+
+template <class Undo>
+std::shared_ptr<void> ImageUses::token(Undo undo) {
+  // The token is the count: its deleter is the only way down.
+  return std::shared_ptr<void>(this, [self = shared_from_this(), undo](void*) {
+    {
+      MutexLock lock(self->mutex_);
+      undo(*self);
+    }
+    self->changed_.notify_all();
+  });
+}
 
 ImageUse ImageUses::use_live(bool for_writing) {
   MutexLock lock(mutex_);
+  while (live_closed_ > 0 || (for_writing && writers_out_ > 0)) changed_.wait(mutex_);
   ++live_users_;
   if (for_writing) ++live_writers_;
-  // The token is the count: its deleter is the only way down.
-  return ImageUse(std::shared_ptr<void>(this, [self = shared_from_this(), for_writing](void*) {
-    MutexLock release(self->mutex_);
-    --self->live_users_;
-    if (for_writing) --self->live_writers_;
-    self->released_.notify_all();
+  return ImageUse(token([for_writing](ImageUses& self) VARVE_NO_ANALYSIS {
+    --self.live_users_;
+    if (for_writing) --self.live_writers_;
   }));
 }
 
 ImageUse ImageUses::use_snapshot(SnapshotId id) {
   MutexLock lock(mutex_);
+  while (snapshots_closed_.contains(id)) changed_.wait(mutex_);
   ++snapshots_[id];
-  return ImageUse(std::shared_ptr<void>(this, [self = shared_from_this(), id](void*) {
-    MutexLock release(self->mutex_);
-    if (--self->snapshots_[id] == 0) self->snapshots_.erase(id);
-    self->released_.notify_all();
-  }));
+  return ImageUse(token([id](ImageUses& self) VARVE_NO_ANALYSIS { count_down(self.snapshots_, id); }));
 }
 
 template <class Condition>
@@ -31,29 +45,30 @@ bool ImageUses::wait_until(std::chrono::milliseconds limit, Condition condition)
   while (!condition()) {
     const auto left = deadline - std::chrono::steady_clock::now();
     if (left <= std::chrono::steady_clock::duration::zero()) return false;
-    released_.wait_for(mutex_, left);
+    changed_.wait_for(mutex_, left);
   }
   return true;
 }
 
-bool ImageUses::wait_live_closed(std::chrono::milliseconds limit) {
+ImageUses::Closed ImageUses::keep_live_closed(std::chrono::milliseconds wait) {
   MutexLock lock(mutex_);
-  return wait_until(limit, [this]() VARVE_NO_ANALYSIS { return live_users_ == 0; });
+  if (!wait_until(wait, [this]() VARVE_NO_ANALYSIS { return live_users_ == 0; })) return nullptr;
+  ++live_closed_;
+  return token([](ImageUses& self) VARVE_NO_ANALYSIS { --self.live_closed_; });
 }
 
-bool ImageUses::wait_writers(std::size_t allowed, std::chrono::milliseconds limit) {
+ImageUses::Closed ImageUses::keep_writers_out(std::size_t allowed, std::chrono::milliseconds wait) {
   MutexLock lock(mutex_);
-  return wait_until(limit, [this, allowed]() VARVE_NO_ANALYSIS { return live_writers_ <= allowed; });
+  if (!wait_until(wait, [this, allowed]() VARVE_NO_ANALYSIS { return live_writers_ <= allowed; })) return nullptr;
+  ++writers_out_;
+  return token([](ImageUses& self) VARVE_NO_ANALYSIS { --self.writers_out_; });
 }
 
-bool ImageUses::wait_snapshot_closed(SnapshotId id, std::chrono::milliseconds limit) {
+ImageUses::Closed ImageUses::keep_snapshot_closed(SnapshotId id, std::chrono::milliseconds wait) {
   MutexLock lock(mutex_);
-  return wait_until(limit, [this, id]() VARVE_NO_ANALYSIS { return !snapshots_.contains(id); });
-}
-
-bool ImageUses::snapshot_is_open(SnapshotId id) {
-  MutexLock lock(mutex_);
-  return snapshots_.contains(id);
+  if (!wait_until(wait, [this, id]() VARVE_NO_ANALYSIS { return !snapshots_.contains(id); })) return nullptr;
+  ++snapshots_closed_[id];
+  return token([id](ImageUses& self) VARVE_NO_ANALYSIS { count_down(self.snapshots_closed_, id); });
 }
 
 }  // namespace varve::store

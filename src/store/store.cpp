@@ -5,10 +5,11 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <boost/filesystem.hpp>
 #include <nlohmann/json.hpp>
 #include <random>
-#include <unordered_map>
+#include <set>
 #include <utility>
 
 #include "background.h"
@@ -41,11 +42,24 @@ std::string random_id() {
   return id;
 }
 
-/// What an interrupted init may have left, and nothing else, can be initialised.
-bool is_init_residue(const std::vector<os::DirectoryEntry>& entries) {
-  return std::all_of(entries.begin(), entries.end(), [](const os::DirectoryEntry& entry) {
-    return entry.name == "packs" || entry.name == "disks" || entry.name == "live" || entry.name.starts_with(".tmp-");
-  });
+constexpr std::array<const char*, 3> kDirectories{"packs", "disks", "live"};
+constexpr int kCloneNames = 100;
+
+/// What an interrupted init may have left (and what mkfs makes), and nothing else, can be initialised. A store whose
+/// store.json was lost has its directories, too, and they are not empty: a new one on top would disown its disks.
+Status refuse_occupied(os::Storage& storage, const std::vector<os::DirectoryEntry>& entries) {
+  for (const os::DirectoryEntry& entry : entries) {
+    if (entry.name.starts_with(".tmp-") || entry.name == "lost+found") continue;
+    if (std::find(kDirectories.begin(), kDirectories.end(), entry.name) != kDirectories.end()) {
+      VARVE_TRY_ASSIGN(const auto inside, storage.list(entry.name));
+      if (inside.empty()) continue;
+      return fail_refused(ENOTEMPTY, fmt::format("the directory holds what seems to be a store without its store.json "
+                                                 "({}/ is not empty); bring that file back, or name an empty directory",
+                                                 entry.name));
+    }
+    return fail_refused(ENOTEMPTY, "the directory is not empty; name one that is, or that does not exist yet");
+  }
+  return {};
 }
 
 /// Takes the lock, or says who has it.
@@ -59,9 +73,11 @@ Result<std::unique_ptr<os::File>> lock_store(os::Storage& storage, const std::st
     return fail_refused(EBUSY, fmt::format("the store is in use{}{}; unmount it or wait until that is done",
                                            holder.empty() ? "" : ": ", holder));
   }
+  // Only for people: a full store must open all the same.
   const std::string text = purpose.substr(0, kMaxLockText);
-  VARVE_TRY(file->resize(ByteCount{0}));
-  VARVE_TRY(file->write(ByteOffset{0}, std::as_bytes(std::span(text))));
+  Status noted = file->resize(ByteCount{0});
+  if (noted) noted = file->write(ByteOffset{0}, std::as_bytes(std::span(text)));
+  if (!noted) log::warning("the lock file cannot say who holds the store: {}", noted.error().message);
   return file;
 }
 
@@ -132,13 +148,39 @@ class OpenStore final : public Store {
 
   Result<std::shared_ptr<DiskEntry>> open_disk(DiskId id);
   Result<std::shared_ptr<DiskEntry>> open_log(std::unique_ptr<catalog::DiskLog> log);
+  /// A name that nobody else can take until the result goes.
+  class NameReservation {
+   public:
+    NameReservation(OpenStore& store, std::string name) : store_(&store), name_(std::move(name)) {}
+    NameReservation(NameReservation&& other) noexcept
+        : store_(std::exchange(other.store_, nullptr)), name_(std::move(other.name_)) {}
+    NameReservation& operator=(NameReservation&&) = delete;
+    ~NameReservation() {
+      if (store_ == nullptr) return;
+      MutexLock lock(store_->table_mutex_);
+      store_->reserved_.erase(name_);
+    }
+
+   private:
+    OpenStore* store_;
+    std::string name_;
+  };
+  Result<NameReservation> reserve(const std::string& name, DiskId except = DiskId{0});
+  DiskId take_disk_id();
+  /// In the log and on the live side, not in the table yet. Leaves nothing behind when it fails.
+  Result<std::shared_ptr<DiskEntry>> make_disk(DiskId id, const std::string& name, const Attributes& directory);
+  void undo_make_disk(DiskId id);
+  std::shared_ptr<Disk> publish(const std::shared_ptr<DiskEntry>& entry);
+  void adopt_opened(const std::shared_ptr<DiskEntry>& entry) VARVE_REQUIRES(disk_operations_);
   void adopt(const std::shared_ptr<DiskEntry>& entry) VARVE_REQUIRES(table_mutex_);
   std::vector<std::shared_ptr<DiskEntry>> entries() const;
   Result<std::shared_ptr<DiskEntry>> entry(DiskId id) const;
   Result<std::shared_ptr<const catalog::SnapshotEntry>> wait_complete(DiskEntry& disk, SnapshotId snapshot);
   Status replace_from(DiskEntry& from, SnapshotId snapshot, DiskEntry& to);
-  Status clone_into(const ImageName& from, DiskEntry& target);
-  std::vector<snapshot::CheckTarget> check_targets() const;
+  Result<std::shared_ptr<DiskEntry>> clone_of(DiskEntry& source, SnapshotId snapshot, const std::string& name,
+                                              const Attributes& directory);
+  Result<SnapshotInfo> take_for_clone(DiskEntry& source, const std::string& clone);
+  std::vector<snapshot::CheckTarget> check_targets(chunks::RootRegistry::Hold& hold) const;
   void at_start();
   template <class Call>
   void observe(Call call);
@@ -148,11 +190,13 @@ class OpenStore final : public Store {
   const OpenOptions options_;
   mutable Services services_;
   std::vector<std::string> damaged_;  ///< written in recover() only
+  std::set<std::string, std::less<>> damaged_names_;  ///< of those whose log is good; in recover() only
 
-  Mutex disk_operations_;  ///< before table_mutex_: creating, renaming, removing disks; root attributes
-  DiskId next_disk_ VARVE_GUARDED_BY(disk_operations_);
+  Mutex disk_operations_;  ///< before table_mutex_: renaming, removing disks; root attributes
 
   mutable Mutex table_mutex_;
+  DiskId next_disk_ VARVE_GUARDED_BY(table_mutex_);
+  std::set<std::string, std::less<>> reserved_ VARVE_GUARDED_BY(table_mutex_);
   std::map<DiskId, std::shared_ptr<DiskEntry>> disks_ VARVE_GUARDED_BY(table_mutex_);
   std::map<std::string, DiskId, std::less<>> names_ VARVE_GUARDED_BY(table_mutex_);
   Attributes root_attributes_ VARVE_GUARDED_BY(table_mutex_);
@@ -179,10 +223,18 @@ Result<std::shared_ptr<DiskEntry>> OpenStore::open_log(std::unique_ptr<catalog::
 Result<std::shared_ptr<DiskEntry>> OpenStore::open_disk(DiskId id) {
   VARVE_TRY_ASSIGN(auto log, catalog::DiskLog::open(*services_.objects, id));
   if (log->state()->removed) {
-    VARVE_TRY(remove_live_files(*services_.storage, id));
+    if (auto swept = remove_live_files(*services_.storage, id); !swept) {
+      log::warning("files of the removed disk {} stay: {}", id.value(), swept.error().message);
+    }
     return std::shared_ptr<DiskEntry>();
   }
-  return open_log(std::move(log));
+  const std::string name = log->state()->name;
+  auto opened = open_log(std::move(log));
+  if (!opened) {
+    MutexLock lock(table_mutex_);
+    damaged_names_.insert(name);
+  }
+  return opened;
 }
 
 Status OpenStore::recover() {
@@ -199,29 +251,53 @@ Status OpenStore::recover() {
     }
   }
   MutexLock operations(disk_operations_);
-  MutexLock lock(table_mutex_);
+  DiskId last;
   for (std::size_t i = 0; i < ids.size(); ++i) {
     if (!opened[i]) {
       // The rest of the store is served; a damaged disk is named and left exactly as it is.
       damaged_.push_back(fmt::format("disk number {}: {}", ids[i].value(), opened[i].error().message));
       log::error("{}; it is not served, `varve check` tells more", damaged_.back());
     } else if (*opened[i] != nullptr) {
-      adopt(*opened[i]);
+      adopt_opened(*opened[i]);
     }
-    next_disk_ = std::max(next_disk_, ids[i]);
+    last = std::max(last, ids[i]);
   }
-  next_disk_ = DiskId{next_disk_.value() + 1};
+  MutexLock lock(table_mutex_);
+  next_disk_ = DiskId{last.value() + 1};
   return {};
 }
 
-void OpenStore::adopt(const std::shared_ptr<DiskEntry>& entry) {
-  const std::string name = entry->name();
-  if (!names_.emplace(name, entry->id()).second) {
-    // Two logs with one name: only a copied disks/ folder does that. Both are data; neither may hide the other.
-    const std::string other = fmt::format("{} (number {})", name, entry->id().value());
-    log::error("two disks are called {}; the second is served as {}", quoted(name), quoted(other));
-    names_.emplace(other, entry->id());
+/// Two logs with one name: a mkdir that failed on the way, and could not be undone, left an empty one; that goes. Else
+/// somebody copied a folder of disks/: both are data, and neither may hide the other.
+void OpenStore::adopt_opened(const std::shared_ptr<DiskEntry>& entry) {
+  const auto give_up = [this](const std::shared_ptr<DiskEntry>& empty) {
+    auto removed = empty->remove();
+    if (!removed) log::warning("{}: {}", quoted(empty->name()), removed.error().message);
+    return removed.has_value();
+  };
+  std::shared_ptr<DiskEntry> other;
+  {
+    MutexLock lock(table_mutex_);
+    if (const auto it = names_.find(entry->name()); it != names_.end()) other = disks_.at(it->second);
   }
+  if (other != nullptr && entry->empty() && give_up(entry)) return;
+  const bool alone = other != nullptr && other->empty() && give_up(other);
+  MutexLock lock(table_mutex_);
+  if (alone) {
+    names_.erase(names_.find(entry->name()));
+    disks_.erase(other->id());
+  } else if (other != nullptr) {
+    const std::string name = entry->name();
+    std::string alias = fmt::format("{} (number {})", name, entry->id().value());
+    while (names_.contains(alias)) alias += "'";
+    log::error("two disks are called {}; the second is served as {}, rename one", quoted(name), quoted(alias));
+    entry->serve_as(alias);
+  }
+  adopt(entry);
+}
+
+void OpenStore::adopt(const std::shared_ptr<DiskEntry>& entry) {
+  names_.emplace(entry->name(), entry->id());
   root_modified_ = std::max(root_modified_, entry->created());
   disks_.emplace(entry->id(), entry);
 }
@@ -302,22 +378,55 @@ Result<std::shared_ptr<Disk>> OpenStore::find_disk(std::string_view name) const 
   return fail(ENOENT, ErrorKind::absent, fmt::format("there is no disk {}", quoted(name)));
 }
 
-Result<std::shared_ptr<Disk>> OpenStore::create_disk(const std::string& name, const Attributes& directory) {
+/// EEXIST also for the name of a disk that is damaged and not served: it may come back.
+Result<OpenStore::NameReservation> OpenStore::reserve(const std::string& name, DiskId except) {
   VARVE_TRY(catalog::validate_name(name, catalog::NameKind::disk));
-  MutexLock operations(disk_operations_);
-  {
-    MutexLock lock(table_mutex_);
-    if (names_.contains(name)) return fail_refused(EEXIST, fmt::format("there is a disk {} already", quoted(name)));
+  MutexLock lock(table_mutex_);
+  if (damaged_names_.contains(name)) {
+    return fail_refused(EEXIST, fmt::format("there is a disk {} already; it is damaged and not served", quoted(name)));
   }
-  const DiskId id = next_disk_;
-  // Used up even if what follows fails: the log may exist.
-  next_disk_ = DiskId{id.value() + 1};
+  const auto it = names_.find(name);
+  if ((it != names_.end() && it->second != except) || !reserved_.insert(name).second) {
+    return fail_refused(EEXIST, fmt::format("there is a disk {} already", quoted(name)));
+  }
+  return NameReservation(*this, name);
+}
+
+/// Used up even if what follows fails: a log may exist.
+DiskId OpenStore::take_disk_id() {
+  MutexLock lock(table_mutex_);
+  return std::exchange(next_disk_, DiskId{next_disk_.value() + 1});
+}
+
+Result<std::shared_ptr<DiskEntry>> OpenStore::make_disk(DiskId id, const std::string& name,
+                                                        const Attributes& directory) {
   VARVE_TRY_ASSIGN(auto log, catalog::DiskLog::create(*services_.objects, id, name, directory));
-  VARVE_TRY_ASSIGN(auto entry, open_log(std::move(log)));
+  auto entry = open_log(std::move(log));
+  if (!entry) undo_make_disk(id);
+  return entry;
+}
+
+/// Else the next mount would show a disk that was refused.
+void OpenStore::undo_make_disk(DiskId id) {
+  const auto undone = [&]() -> Status {
+    VARVE_TRY_ASSIGN(const auto log, catalog::DiskLog::open(*services_.objects, id));
+    VARVE_TRY(log->append_removed());
+    return remove_live_files(*services_.storage, id);
+  }();
+  if (!undone) log::warning("what is left of a disk that was not made goes at the next mount: {}", undone.error().message);
+}
+
+std::shared_ptr<Disk> OpenStore::publish(const std::shared_ptr<DiskEntry>& entry) {
   MutexLock lock(table_mutex_);
   adopt(entry);
   root_modified_ = now();
-  return std::shared_ptr<Disk>(std::move(entry));
+  return entry;
+}
+
+Result<std::shared_ptr<Disk>> OpenStore::create_disk(const std::string& name, const Attributes& directory) {
+  VARVE_TRY_ASSIGN(const auto reserved, reserve(name));
+  VARVE_TRY_ASSIGN(const auto entry, make_disk(take_disk_id(), name, directory));
+  return publish(entry);
 }
 
 Status OpenStore::remove_disk(DiskId id) {
@@ -332,17 +441,17 @@ Status OpenStore::remove_disk(DiskId id) {
 }
 
 Status OpenStore::rename_disk(DiskId id, const std::string& name) {
-  VARVE_TRY(catalog::validate_name(name, catalog::NameKind::disk));
   MutexLock operations(disk_operations_);
   VARVE_TRY_ASSIGN(const auto disk, entry(id));
-  {
-    MutexLock lock(table_mutex_);
-    const auto it = names_.find(name);
-    if (it != names_.end() && it->second == id) return {};
-    if (it != names_.end()) return fail_refused(EEXIST, fmt::format("there is a disk {} already", quoted(name)));
-  }
-  VARVE_TRY(disk->rename(name));
+  if (disk->name() == name) return {};
+  VARVE_TRY_ASSIGN(const auto reserved, reserve(name, id));
+  const auto renamed = disk->rename(name);
   MutexLock lock(table_mutex_);
+  if (!renamed) {
+    // It may be called so already, and nobody knows: then neither name is free for another.
+    if (renamed.error().kind == ErrorKind::latched) names_.emplace(name, id);
+    return renamed;
+  }
   std::erase_if(names_, [id](const auto& item) { return item.second == id; });
   names_.emplace(name, id);
   root_modified_ = now();
@@ -412,46 +521,82 @@ Status OpenStore::restore(const std::shared_ptr<Disk>& from, SnapshotId snapshot
 
 Result<std::shared_ptr<Disk>> OpenStore::clone(const ImageName& from, const std::string& name,
                                                const Attributes& directory) {
-  VARVE_TRY_ASSIGN(auto created, create_disk(name, directory));
-  auto& target = static_cast<DiskEntry&>(*created);
-  auto cloned = clone_into(from, target);
-  if (!cloned) {
-    if (auto undone = remove_disk(target.id()); !undone) {
-      log::warning("the disk {} of a clone that failed stays, empty: {}", quoted(name), undone.error().message);
-    }
-    return tl::unexpected(std::move(cloned).error());
+  auto& source = static_cast<DiskEntry&>(*from.disk);
+  VARVE_TRY_ASSIGN(const auto reserved, reserve(name));
+  SnapshotId snapshot = from.snapshot;
+  if (from.snapshot == SnapshotId{0}) {
+    VARVE_TRY_ASSIGN(const auto taken, take_for_clone(source, name));
+    snapshot = taken.id;
   }
-  observe([&](Observer& observer) { observer.disk_appeared(target.id(), name); });
-  return created;
+  auto made = clone_of(source, snapshot, name, directory);
+  if (from.snapshot == SnapshotId{0}) {
+    const auto info = source.snapshot(snapshot);
+    if (auto removed = source.remove_snapshot(snapshot); !removed && removed.error().code != ENOENT) {
+      log::warning("a snapshot of {} that was taken for a clone stays: {}", quoted(source.name()),
+                   removed.error().message);
+    } else if (info) {
+      observe([&](Observer& observer) { observer.snapshot_gone(source.id(), snapshot, info->name); });
+    }
+  }
+  if (!made) return tl::unexpected(std::move(made).error());
+  auto published = publish(*made);
+  observe([&](Observer& observer) { observer.disk_appeared(published->id(), name); });
+  return published;
 }
 
-Status OpenStore::clone_into(const ImageName& from, DiskEntry& target) {
-  auto& source = static_cast<DiskEntry&>(*from.disk);
-  if (from.snapshot != SnapshotId{0}) return replace_from(source, from.snapshot, target);
-  // The live image at one instant is a snapshot: taken for this, and removed.
-  const std::string name = fmt::format("clone-for-disk-{}", target.id().value());
-  VARVE_TRY_ASSIGN(const auto taken, source.take_snapshot(name, source.directory_attributes()));
-  auto cloned = replace_from(source, taken.id, target);
-  if (auto removed = source.remove_snapshot(taken.id); !removed) {
-    log::warning("snapshot {} of {}, taken for a clone, stays: {}", quoted(name), quoted(source.name()),
-                 removed.error().message);
+/// The live image at one instant is a snapshot: taken for this, and removed. A crash leaves it, so its name may be in
+/// use.
+Result<SnapshotInfo> OpenStore::take_for_clone(DiskEntry& source, const std::string& clone) {
+  for (int attempt = 1;; ++attempt) {
+    auto taken = source.take_snapshot(fmt::format("clone-{}-{}", now().nanoseconds / 1'000'000'000, attempt),
+                                      source.directory_attributes());
+    if (!taken && taken.error().code == EEXIST && attempt < kCloneNames) continue;
+    if (!taken) return tl::unexpected(taken.error().in(fmt::format("cloning to {}", quoted(clone))));
+    observe([&](Observer& observer) { observer.snapshot_appeared(source.id(), taken->id, taken->name); });
+    return taken;
   }
-  return cloned;
+}
+
+/// Seen by nobody until it has its image: one that failed can go without asking whether somebody uses it.
+Result<std::shared_ptr<DiskEntry>> OpenStore::clone_of(DiskEntry& source, SnapshotId snapshot, const std::string& name,
+                                                       const Attributes& directory) {
+  // The long part first: a crash meanwhile leaves no empty disk.
+  VARVE_TRY(wait_complete(source, snapshot));
+  VARVE_TRY_ASSIGN(auto target, make_disk(take_disk_id(), name, directory));
+  auto filled = replace_from(source, snapshot, *target);
+  if (filled) return target;
+  if (auto undone = target->discard(); !undone) {
+    log::warning("the disk {} of a clone that failed comes back at the next mount: {}", quoted(name),
+                 undone.error().message);
+  }
+  return tl::unexpected(std::move(filled).error());
 }
 
 // --- check and collect ---
 
-std::vector<snapshot::CheckTarget> OpenStore::check_targets() const {
+/// Each with its root in `hold`: what is deleted while the check runs is not collected under it, and so not taken for
+/// damage.
+std::vector<snapshot::CheckTarget> OpenStore::check_targets(chunks::RootRegistry::Hold& hold) const {
   std::vector<snapshot::CheckTarget> targets;
   for (const auto& disk : entries()) {
+    const std::string name = disk->name();
     const auto state = disk->log().state();
     for (const auto& [id, entry] : state->snapshots) {
-      targets.push_back({state->name + "@" + entry->name, entry->root, entry->size});
+      // Held first, then looked at again: between the two looks it may have gone.
+      if (!hold.try_hold_root(entry->root) || !disk->complete(id)) continue;
+      targets.push_back({name + "@" + entry->name, entry->root, entry->size});
     }
     // What the live image and pending snapshots stand on.
     const auto most = settings_.geometry.max_image_size();
-    for (const auto& root : disk->live().roots()) {
-      if (!root.empty()) targets.push_back({state->name, chunks::from_opaque(root), most});
+    const auto roots = disk->live().roots();
+    std::vector<OpaqueRoot> held;
+    for (const auto& root : roots) {
+      if (!root.empty() && hold.try_hold_root(chunks::from_opaque(root))) held.push_back(root);
+    }
+    const auto still = disk->live().roots();
+    for (const auto& root : held) {
+      if (std::find(still.begin(), still.end(), root) == still.end()) continue;
+      targets.push_back({name, chunks::from_opaque(root), most});
     }
   }
   return targets;
@@ -469,7 +614,8 @@ Result<CheckReport> OpenStore::check(const std::function<void(std::uint64_t, std
     // One that went meanwhile was collected.
     if (!table && table.error().code != ENOENT) report.problems.push_back(table.error().message);
   }
-  VARVE_TRY_ASSIGN(report.records, snapshot::check_targets(*services_.chunks, check_targets(), progress, stop));
+  chunks::RootRegistry::Hold hold(services_.registry);
+  VARVE_TRY_ASSIGN(report.records, snapshot::check_targets(*services_.chunks, check_targets(hold), progress, stop));
   return report;
 }
 
@@ -559,10 +705,8 @@ Status Store::init(os::Storage& storage, const InitOptions& options) {
   for (const auto& entry : entries) {
     if (entry.name == kSettingsFile) return fail_refused(EEXIST, "there is a store already");
   }
-  if (!is_init_residue(entries)) {
-    return fail_refused(ENOTEMPTY, "the directory is not empty; name one that is, or that does not exist yet");
-  }
-  for (const char* directory : {"packs", "disks", "live"}) VARVE_TRY(os::make_directories_durably(storage, directory));
+  VARVE_TRY(refuse_occupied(storage, entries));
+  for (const char* directory : kDirectories) VARVE_TRY(os::make_directories_durably(storage, directory));
   StoredSettings stored;
   stored.settings.id = random_id();
   stored.settings.geometry = Geometry{options.chunk_size};
@@ -575,11 +719,12 @@ Status Store::init(os::Storage& storage, const InitOptions& options) {
 
 Status Store::init(const std::string& path, const InitOptions& options) {
   boost::system::error_code problem;
-  const boost::filesystem::path target = boost::filesystem::absolute(path).lexically_normal();
+  boost::filesystem::path target = boost::filesystem::absolute(path).lexically_normal();
+  // "store/": its parent is the one above the slash.
+  if (target.filename() == ".") target = target.parent_path();
   if (!boost::filesystem::exists(target, problem)) {
     if (::mkdir(target.c_str(), 0700) != 0) return fail_system(errno, fmt::format("making the store {}", path));
-    const auto parent = target.has_filename() ? target.parent_path() : target.parent_path().parent_path();
-    VARVE_TRY_ASSIGN(const auto above, os::open_directory(parent.string()));
+    VARVE_TRY_ASSIGN(const auto above, os::open_directory(target.parent_path().string()));
     VARVE_TRY(above->sync_directory(""));
   }
   VARVE_TRY_ASSIGN(const auto storage, os::open_directory(path));
@@ -594,6 +739,9 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, const OpenOp
   if (!stored) return tl::unexpected(stored.error().in(path));
   auto lock = lock_store(*storage, options.purpose);
   if (!lock) return tl::unexpected(lock.error().in(path));
+  // Once more: whoever had the lock may have changed them.
+  stored = read_settings(*storage);
+  if (!stored) return tl::unexpected(stored.error().in(path));
   VARVE_TRY_ASSIGN(auto environment, real_environment(path, std::move(storage), stored->settings.id));
   return finish_open(std::move(environment), std::move(*lock), std::move(*stored), options);
 }
