@@ -82,7 +82,7 @@ test_in() {
 run_plain() {
   step "configure plain" configure "$build_root/plain" g++ || return
   step "build plain" ninja -C "$build_root/plain" || return
-  test_in plain
+  VARVE_MODEL_OPERATIONS=${VARVE_MODEL_OPERATIONS:-1000000} test_in plain
 }
 
 # clang's thread-safety analysis checks the same build.
@@ -99,11 +99,11 @@ run_tsan() {
   step "configure tsan" configure "$build_root/tsan" clang++ -Db_sanitize=thread -Db_lundef=false -Doptimization=1 \
     -Dman=disabled || return
   local targets=""
-  for name in $concurrent; do targets="$targets ${name}_test"; done
+  for name in $concurrent; do targets="$targets tests/$name/${name}_test"; done
   # shellcheck disable=SC2086
-  step "build tsan" ninja -C "$build_root/tsan" $targets varve || return
+  step "build tsan" ninja -C "$build_root/tsan" $targets || return
   # shellcheck disable=SC2086
-  test_in tsan -t 6 $concurrent
+  test_in tsan -t 6 $concurrent store-model
 }
 
 mkdir -p "$log_dir"
