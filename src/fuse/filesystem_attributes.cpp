@@ -60,7 +60,7 @@ std::uint64_t Filesystem::links_of(const Node& node) {
     const auto it = links_.find(node.id.disk);
     if (it != links_.end() && it->second.modified == modified) return it->second.links;
   }
-  const std::uint64_t links = kOwn + node.disk->snapshots().size();
+  const std::uint64_t links = kOwn + node.disk->snapshot_count();
   MutexLock lock(mutex_);
   links_[node.id.disk] = {modified, links};
   return links;

@@ -42,7 +42,7 @@ std::optional<std::string> value_of_snapshot(const Node& node, std::string_view 
 std::optional<std::string> value_of_disk(const Node& node, std::string_view name) {
   if (name == "id") return std::to_string(node.disk->id().value());
   if (name == "btime") return to_iso8601(node.disk->created());
-  if (name == "snapshots") return std::to_string(node.disk->snapshots().size());
+  if (name == "snapshots") return std::to_string(node.disk->snapshot_count());
   return std::nullopt;
 }
 

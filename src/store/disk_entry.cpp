@@ -308,6 +308,11 @@ std::vector<SnapshotInfo> DiskEntry::snapshots() const {
   return all;
 }
 
+std::size_t DiskEntry::snapshot_count() const {
+  MutexLock lock(names_mutex_);
+  return names_.size();
+}
+
 Result<SnapshotInfo> DiskEntry::find_snapshot(std::string_view name) const {
   SnapshotId id;
   {

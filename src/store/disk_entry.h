@@ -55,6 +55,7 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   Result<ImageUse> use_image(bool for_writing) override;
 
   std::vector<SnapshotInfo> snapshots() const override;
+  std::size_t snapshot_count() const override;
   Result<SnapshotInfo> find_snapshot(std::string_view name) const override;
   Result<SnapshotInfo> snapshot(SnapshotId id) const override;
   Result<SnapshotInfo> take_snapshot(const std::string& name, const Attributes& directory) override;

@@ -150,7 +150,7 @@ std::string report_metrics(const Store& store, Services& services) {
   per_disk("varve_latched", "1 when a failed sync made the disk refuse until it is opened again.",
            [](Disk& disk) { return disk.live().latched() ? std::uint64_t{1} : std::uint64_t{0}; });
   per_disk("varve_snapshots", "Snapshots, pending ones included.",
-           [](Disk& disk) { return std::uint64_t{disk.snapshots().size()}; });
+           [](Disk& disk) { return std::uint64_t{disk.snapshot_count()}; });
   per_disk("varve_snapshots_pending", "Snapshots whose data is not in packs yet.",
            [](Disk& disk) { return std::uint64_t{disk.live().pending().size()}; });
   Metric(out, "varve_chunk_cache_bytes", "gauge", "Bytes in the chunk cache.").add(counters.chunk_cache_used);

@@ -78,6 +78,8 @@ class Disk {
   // --- snapshots ---
   /// By id, ascending. Cheap enough for readdir of ten thousand.
   [[nodiscard]] virtual std::vector<SnapshotInfo> snapshots() const = 0;
+  /// Their number, whatever the state; at once.
+  [[nodiscard]] virtual std::size_t snapshot_count() const = 0;
   /// ENOENT when there is none.
   [[nodiscard]] virtual Result<SnapshotInfo> find_snapshot(std::string_view name) const = 0;
   [[nodiscard]] virtual Result<SnapshotInfo> snapshot(SnapshotId id) const = 0;
