@@ -1,6 +1,6 @@
 // The whole Store, without FUSE, against a plain model of it in memory: random writes, discards, resizes, snapshots,
 // deletions in any order, renames, restores, clones, copies, commits and upkeep at random points, clean remounts,
-// kills and power losses. VARVE_SEED repeats a run, VARVE_MODEL_OPERATIONS makes it longer.
+// kills and power losses. VARVE_SEED repeats a run, VARVE_STORE_MODEL_OPERATIONS makes it longer.
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -570,7 +570,7 @@ class ModelRun {
 };
 
 std::uint64_t operations() {
-  const char* text = std::getenv("VARVE_MODEL_OPERATIONS");
+  const char* text = std::getenv("VARVE_STORE_MODEL_OPERATIONS");
   return text != nullptr ? std::strtoull(text, nullptr, 10) : kDefaultOperations;
 }
 
