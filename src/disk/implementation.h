@@ -61,8 +61,9 @@ struct Frozen {
   /// the freeze is pinned, for a power loss would leave only those to read from.
   bool map_durable = false;
 
-  /// The freeze failed and could not be undone: pins like any other, and is shown to nobody.
-  bool failed = false;
+  /// Known to callers: its record is sealed. Before that, and for good when the freeze failed and could not be undone,
+  /// it pins like any other and nobody may commit or drop it.
+  bool shown = false;
 
   [[nodiscard]] bool changed(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const {
     return chunk.value() < chunks.value() && marked(chunk, blocks_per_chunk);
@@ -227,6 +228,9 @@ struct LiveDisk::Implementation {
 
   // --- snapshots.cpp ---
   [[nodiscard]] Resolved resolve_frozen(std::size_t position, ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
+  /// The same for a run from `chunk` on, cut at `end`, that continues the place (not for Detour: one chunk).
+  [[nodiscard]] Resolved resolve_frozen_run(std::size_t position, ChunkIndex chunk, ChunkIndex end,
+                                            ChunkCount& count) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] Result<std::size_t> position_of(SnapshotId id) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] PendingInfo describe(std::size_t position) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] Status read_frozen_part(SnapshotId id, ChunkIndex chunk, std::size_t within, std::span<std::byte> out);

@@ -102,9 +102,11 @@ Status LiveDisk::Implementation::refuse_if_absent() const {
 }
 
 Status LiveDisk::Implementation::record_and_apply(const Record& record) {
+  const auto* splice = std::get_if<record::Splice>(&record);
   const bool may_free_roots =
-      std::holds_alternative<record::Splice>(record) || std::holds_alternative<record::Replace>(record) ||
-      std::holds_alternative<record::Image>(record) || std::holds_alternative<record::SegmentsCleared>(record) ||
+      (splice != nullptr && state.segments().overlaps(ChunkIndex{splice->first}, ChunkCount{splice->count})) ||
+      std::holds_alternative<record::Replace>(record) || std::holds_alternative<record::Image>(record) ||
+ std::holds_alternative<record::SegmentsCleared>(record) ||
       std::holds_alternative<record::Committed>(record) || std::holds_alternative<record::PendingDropped>(record);
   const auto roots = may_free_roots ? named_roots() : std::vector<OpaqueRoot>{};
   VARVE_TRY(journal->append(record));
@@ -910,7 +912,7 @@ Status LiveDisk::Implementation::flush() {
   const std::uint64_t mine = ++flushes_wanted;
   while (flush_running && flushes_done < mine) flush_ended.wait(flush_mutex);
   if (flushes_done >= mine) {
-    // Somebody's flush began after this call did, and has ended. When it failed, the disk is latched.
+    // Somebody's flush began after this call did, and has ended well. (After one that failed everybody tries again.)
     flush_mutex.unlock();
     return refuse_if_latched();
   }
@@ -920,7 +922,7 @@ Status LiveDisk::Implementation::flush() {
   Status done = flush_now();
   flush_mutex.lock();
   flush_running = false;
-  flushes_done = std::max(flushes_done, served);
+  if (done) flushes_done = std::max(flushes_done, served);
   flush_mutex.unlock();
   flush_ended.notify_all();
   return done;

@@ -173,6 +173,11 @@ std::optional<Segments::Found> Segments::find(ChunkIndex chunk) const {
   return Found{it->second.root, ChunkIndex{it->second.source + within}, ChunkCount{it->second.count - within}};
 }
 
+bool Segments::overlaps(ChunkIndex first, ChunkCount count) const {
+  const auto next = segments_.lower_bound(first.value());
+  return find(first).has_value() || (next != segments_.end() && next->first < first.value() + count.value());
+}
+
 void Segments::set(ChunkIndex first, ChunkCount count, const OpaqueRoot& root, ChunkIndex source) {
   if (count == ChunkCount{0}) return;
   std::uint64_t begin = first.value();

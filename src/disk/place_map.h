@@ -144,6 +144,8 @@ class Segments {
   /// Nothing where L says nothing (zeros).
   [[nodiscard]] std::optional<Found> find(ChunkIndex chunk) const;
   void set(ChunkIndex first, ChunkCount count, const OpaqueRoot& root, ChunkIndex source);
+  /// Whether it says something for any chunk of the range.
+  [[nodiscard]] bool overlaps(ChunkIndex first, ChunkCount count) const;
   void clear() { segments_.clear(); }
   [[nodiscard]] std::size_t size() const { return segments_.size(); }
   [[nodiscard]] const std::map<std::uint64_t, Segment>& all() const { return segments_; }

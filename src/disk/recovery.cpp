@@ -116,6 +116,7 @@ Status LiveDisk::Implementation::recover_maps() {
       *chunks = pending.chunks;
     }
     f->map_durable = kept;
+    f->shown = true;
     if (opened == Opened::power_lost && kept) numbers.clear();
     // What is kept in the journal needs no map; the map knows blocks and not only chunks, so it is taken if there.
     bool complete = !numbers.empty();

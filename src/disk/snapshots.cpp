@@ -83,6 +83,14 @@ std::uint64_t Frozen::changed_blocks(std::uint64_t blocks_per_chunk) const {
 
 // --- freeze ---
 
+namespace {
+
+tl::unexpected<Error> not_pending(SnapshotId id) {
+  return fail(ENOENT, ErrorKind::absent, fmt::format("snapshot {} is not pending", id.value()));
+}
+
+}  // namespace
+
 Result<PendingInfo> LiveDisk::freeze(SnapshotId id, SnapshotId parent, const std::string& name,
                                      const std::string& attributes) {
   auto& self = *implementation_;
@@ -122,14 +130,15 @@ Result<PendingInfo> LiveDisk::freeze(SnapshotId id, SnapshotId parent, const std
     if (auto undone = self.undo_freeze(id); !undone) {
       // The journal has it for as long as it is not written again: its pins stay, and nothing is sealed on top.
       self.latch("undoing a snapshot that failed", undone.error());
-      MutexLock lock(self.state_mutex);
-      next->failed = true;
     }
     return tl::unexpected(std::move(sealed).error());
   }
   MutexLock lock(self.state_mutex);
-  VARVE_TRY_ASSIGN(const std::size_t position, self.position_of(id));
-  return self.describe(position);
+  const auto position = self.state.position_of(id);
+  if (!position) return not_pending(id);
+  // Not `next`: it may have become the heir of one that was dropped meanwhile.
+  self.frozen[*position]->shown = true;
+  return self.describe(*position);
 }
 
 Status LiveDisk::Implementation::undo_freeze(SnapshotId id) {
@@ -139,8 +148,8 @@ Status LiveDisk::Implementation::undo_freeze(SnapshotId id) {
 
 Result<std::size_t> LiveDisk::Implementation::position_of(SnapshotId id) const {
   const auto position = state.position_of(id);
-  if (position && !frozen[*position]->failed) return *position;
-  return fail(ENOENT, ErrorKind::absent, fmt::format("snapshot {} is not pending", id.value()));
+  if (position && frozen[*position]->shown) return *position;
+  return not_pending(id);
 }
 
 PendingInfo LiveDisk::Implementation::describe(std::size_t position) const {
@@ -164,7 +173,7 @@ std::vector<PendingInfo> LiveDisk::pending() const {
   std::vector<PendingInfo> all;
   all.reserve(self.frozen.size());
   for (std::size_t i = 0; i < self.frozen.size(); ++i) {
-    if (!self.frozen[i]->failed) all.push_back(self.describe(i));
+    if (self.frozen[i]->shown) all.push_back(self.describe(i));
   }
   return all;
 }
@@ -190,8 +199,10 @@ Status LiveDisk::Implementation::keep_map(SnapshotId snapshot) {
   std::shared_ptr<Frozen> f;
   {
     MutexLock lock(state_mutex);
-    VARVE_TRY_ASSIGN(const std::size_t position, position_of(snapshot));
-    f = frozen[position];
+    // Also for one that is not shown yet: the successor of one that is dropped.
+    const auto position = state.position_of(snapshot);
+    if (!position) return not_pending(snapshot);
+    f = frozen[*position];
     // Where everything counts as changed there is nothing to know.
     if (f->map_durable || f->all_changed) return {};
   }
@@ -213,7 +224,7 @@ Status LiveDisk::Implementation::keep_map(SnapshotId snapshot) {
   }
   {
     MutexLock lock(state_mutex);
-    VARVE_TRY(position_of(snapshot));
+    if (!state.position_of(snapshot)) return not_pending(snapshot);
     for (const auto& [page, bits] : pages) {
       VARVE_TRY(record_and_apply(record::FrozenChunks{snapshot.value(), static_cast<std::uint32_t>(page), bits}));
     }
@@ -247,7 +258,9 @@ void LiveDisk::Implementation::append_inherited(std::size_t position, std::vecto
 /// Not sealed.
 Status LiveDisk::Implementation::drop(SnapshotId snapshot) {
   MutexLock lock(state_mutex);
-  VARVE_TRY_ASSIGN(const std::size_t position, position_of(snapshot));
+  const auto found = state.position_of(snapshot);
+  if (!found) return not_pending(snapshot);
+  const std::size_t position = *found;
   const bool has_heir = position + 1 < frozen.size();
   if (has_heir) {
     std::vector<Record> inherited;
@@ -309,15 +322,27 @@ Status LiveDisk::drop_pending(SnapshotId id) {
 // --- reading ---
 
 /// Newest pending snapshot up to this one that froze the chunk, in its place; else P.
-Resolved LiveDisk::Implementation::resolve_frozen(std::size_t position, ChunkIndex chunk) const {
+Resolved LiveDisk::Implementation::resolve_frozen_run(std::size_t position, ChunkIndex chunk, ChunkIndex end,
+                                                      ChunkCount& count) const {
   const Incarnation incarnation = frozen[position]->incarnation;
   for (std::size_t i = position + 1; i-- > 0;) {
-    if (frozen[i]->incarnation != incarnation) break;
-    // Behind the end of an older one there was nothing, and nothing came since.
-    if (chunk.value() >= frozen[i]->chunks.value()) return {};
-    if (!frozen[i]->changed(chunk, blocks_per_chunk())) continue;
-    Resolved resolved{state.place_of(i, chunk), {}, {}};
-    if (resolved.place.kind == PlaceKind::base) {
+    const Frozen& f = *frozen[i];
+    if (f.incarnation != incarnation) break;
+    if (chunk.value() >= f.chunks.value()) {
+      // Behind the end of an older one there was nothing, and nothing came since.
+      count = end - chunk;
+      return {};
+    }
+    end = std::min(end, ChunkIndex{f.chunks.value()});
+    const ChunkIndex changed = f.next_changed(chunk, end, blocks_per_chunk());
+    if (changed > chunk) {
+      end = changed;
+      continue;
+    }
+    const PlaceRun run = state.frozen_run(i, chunk, f.changed_until(chunk, end, blocks_per_chunk()));
+    count = run.count;
+    Resolved resolved{run.place, {}, {}};
+    if (run.place.kind == PlaceKind::base) {
       if (const auto found = state.pending()[i].segments->find(chunk)) {
         resolved.root = found->root;
         resolved.source = found->source;
@@ -325,7 +350,13 @@ Resolved LiveDisk::Implementation::resolve_frozen(std::size_t position, ChunkInd
     }
     return resolved;
   }
+  count = end - chunk;
   return {{PlaceKind::base, 0}, state.parent_root(incarnation), chunk};
+}
+
+Resolved LiveDisk::Implementation::resolve_frozen(std::size_t position, ChunkIndex chunk) const {
+  ChunkCount one;
+  return resolve_frozen_run(position, chunk, chunk + ChunkCount{1}, one);
 }
 
 Status LiveDisk::Implementation::read_frozen_part(SnapshotId snapshot, ChunkIndex chunk, std::size_t within,
@@ -382,28 +413,37 @@ Result<ByteOffset> LiveDisk::seek_pending(SnapshotId id, ByteOffset at, bool dat
   ChunkIndex chunk = self.geometry.chunk_of(at);
   for (;;) {
     Resolved resolved;
+    ChunkCount count;
     std::uint64_t size = 0;
     {
       MutexLock lock(self.state_mutex);
       VARVE_TRY_ASSIGN(const std::size_t position, self.position_of(id));
       size = self.state.pending()[position].size.value();
       if (at.value() >= size) return fail(ENXIO, ErrorKind::refused, "the offset lies behind the image's end");
-      if (chunk.value() >= self.frozen[position]->chunks.value()) {
+      const ChunkIndex end{self.frozen[position]->chunks.value()};
+      if (chunk >= end) {
         if (data) return fail(ENXIO, ErrorKind::refused, "there is no data behind the offset");
         return ByteOffset{size};
       }
-      resolved = self.resolve_frozen(position, chunk);
+      resolved = self.resolve_frozen_run(position, chunk, end, count);
     }
-    bool is_data = resolved.place.kind == PlaceKind::home || resolved.place.kind == PlaceKind::detour;
+    const auto found_at = [&](ChunkIndex c) {
+      return ByteOffset{std::min(std::max(at.value(), self.geometry.start_of(c).value()), size)};
+    };
+    const bool is_data = resolved.place.kind == PlaceKind::home || resolved.place.kind == PlaceKind::detour;
     if (resolved.place.kind == PlaceKind::base && !resolved.root.empty()) {
-      const ChunkIndex end = resolved.source + ChunkCount{1};
-      const auto next = self.base.next(resolved.root, resolved.source, end, true);
-      is_data = !next || *next < end;  // in doubt it is data
+      const ChunkIndex end = resolved.source + count;
+      auto next = self.base.next(resolved.root, resolved.source, end, data);
+      if (!next) {
+        // In doubt it is data.
+        if (data) return found_at(chunk);
+        next = end;
+      }
+      if (*next < end) return found_at(chunk + (*next - resolved.source));
+    } else if (is_data == data) {
+      return found_at(chunk);
     }
-    if (is_data == data) {
-      return ByteOffset{std::min(std::max(at.value(), self.geometry.start_of(chunk).value()), size)};
-    }
-    chunk += ChunkCount{1};
+    chunk += count;
   }
 }
 
@@ -482,8 +522,11 @@ Result<std::vector<CopyRun>> LiveDisk::describe_pending(SnapshotId id, ChunkInde
   MutexLock lock(self.state_mutex);
   VARVE_TRY_ASSIGN(const std::size_t position, self.position_of(id));
   const ChunkIndex end = std::min(first + count, ChunkIndex{self.frozen[position]->chunks.value()});
-  for (ChunkIndex c = first; c < end; c += ChunkCount{1}) {
-    if (!add_to_runs(runs, run_of(c, ChunkCount{1}, self.resolve_frozen(position, c)), max_runs)) break;
+  for (ChunkIndex c = first; c < end;) {
+    ChunkCount run;
+    const Resolved resolved = self.resolve_frozen_run(position, c, end, run);
+    if (!add_to_runs(runs, run_of(c, run, resolved), max_runs)) break;
+    c += run;
   }
   return runs;
 }

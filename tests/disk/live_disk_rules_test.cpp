@@ -220,9 +220,9 @@ TEST_F(LiveDiskRules, Rule2AWriteDuringTheMoveWins) {
     std::this_thread::sleep_for(std::chrono::milliseconds(50));
   });
   EXPECT_TRUE(disk().move_home(8));
-  storage().calls().set_hook({});
   ASSERT_TRUE(written);
   writer.join();
+  storage().calls().set_hook({});
   Content found(4096);
   ASSERT_OK(live().read(ByteOffset{4096}, found));
   EXPECT_TRUE(found == bytes);

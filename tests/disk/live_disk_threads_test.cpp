@@ -13,6 +13,7 @@
 #include <memory>
 #include <optional>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -38,6 +39,8 @@ constexpr std::uint64_t kBlocksOfAWriter = 2;  ///< of each group of blocks
 constexpr std::uint64_t kGroup = kWriters * kBlocksOfAWriter;
 constexpr int kSnapshots = 150;
 constexpr std::size_t kMostPending = 4;
+constexpr int kDeaths = 12;
+constexpr int kMostSnapshotsToLive = 8;
 
 using Numbers = std::vector<std::uint64_t>;
 using Counters = std::vector<std::atomic<std::uint64_t>>;
@@ -63,14 +66,13 @@ struct Bounds {
   Numbers most;
 };
 
+enum class Death { none, kill, power_loss };
+
 class Crowd {
  public:
-  explicit Crowd(std::uint64_t seed) : seed_(seed), machine_(without_books()) {
-    LiveDiskOptions options;
-    options.compact_journal_at = 32 * kKiB;
-    auto opened = LiveDisk::open(machine_.storage, machine_.memory, "live/1", DiskId{1}, kGeometry, base_, options);
-    EXPECT_OK(opened);
-    live_ = std::move(*opened);
+  explicit Crowd(std::uint64_t seed, Death death = Death::none)
+      : seed_(seed), death_(death), machine_(books(death != Death::none)), durable_(kBlocks) {
+    open();
     EXPECT_OK(live_->create_image());
     EXPECT_OK(live_->resize(ByteCount{kChunks * kChunk}));
   }
@@ -83,17 +85,38 @@ class Crowd {
     threads.emplace_back([this] { read_pending(); });
     threads.emplace_back([this] { read_live(); });
     threads.emplace_back([this] { flush(); });
-    freeze();
+    freeze(death_ == Death::none ? kSnapshots : 1 + static_cast<int>(seed_ % kMostSnapshotsToLive));
+    if (death_ != Death::none) std::this_thread::sleep_for(std::chrono::microseconds(seed_ % 3000));
+    // A kill comes between calls here: a dying stack would go on writing to shared memory (see crash_point.h).
+    if (death_ == Death::power_loss) {
+      dying_ = true;
+      machine_.cut_off();
+    }
     stop_ = true;
     for (std::thread& thread : threads) thread.join();
+    if (death_ != Death::none) recover();
     finish();
   }
 
  private:
-  static test::MemoryStorageOptions without_books() {
+  static test::MemoryStorageOptions books(bool kept) {
     test::MemoryStorageOptions options;
-    options.power_loss = false;
+    options.power_loss = kept;
     return options;
+  }
+  void open() {
+    LiveDiskOptions options;
+    options.compact_journal_at = 32 * kKiB;
+    auto opened = LiveDisk::open(machine_.storage, machine_.memory, "live/1", DiskId{1}, kGeometry, base_, options);
+    ASSERT_OK(opened);
+    live_ = std::move(*opened);
+  }
+  /// A dead machine may refuse anything.
+  template <class T>
+  [[nodiscard]] bool done(const Result<T>& result) {
+    if (!result && dying_) return false;
+    EXPECT_OK(result);
+    return result.has_value();
   }
   bool stopped() const { return stop_ || ::testing::Test::HasFailure(); }
 
@@ -118,16 +141,17 @@ class Crowd {
         issued_[first + i] = number;
         fill(buffer.span().subspan(static_cast<std::size_t>(i * kBlockSize), kBlockSize), number);
       }
-      const Status written = live_->write(ByteOffset{first * kBlockSize},
-                                          buffer.span().first(static_cast<std::size_t>(count * kBlockSize)));
-      EXPECT_OK(written);
+      if (!done(live_->write(ByteOffset{first * kBlockSize},
+                             buffer.span().first(static_cast<std::size_t>(count * kBlockSize))))) {
+        return;
+      }
       for (std::uint64_t i = 0; i < count; ++i) acknowledged_[first + i] = number;
     }
   }
 
-  void freeze() {
+  void freeze(int snapshots) {
     std::uint64_t id = 1;
-    for (int i = 0; i < kSnapshots && !::testing::Test::HasFailure(); ++i) {
+    for (int i = 0; i < snapshots && !::testing::Test::HasFailure(); ++i) {
       while (live_->pending().size() >= kMostPending && !::testing::Test::HasFailure()) std::this_thread::yield();
       auto bounds = std::make_shared<Bounds>();
       bounds->least = look(acknowledged_);
@@ -167,7 +191,7 @@ class Crowd {
         Content out(2 * kChunk);
         const auto got = live_->read_pending(info.id, ByteOffset{chunk * kChunk}, out);
         if (!got && got.error().code == ENOENT) continue;  // committed meanwhile
-        ASSERT_OK(got);
+        if (!done(got)) return;
         out.resize(*got);
         check("pending", info.id, chunk * kChunk / kBlockSize, out, *bounds);
         Content again(out.size());
@@ -188,7 +212,7 @@ class Crowd {
       bounds.least = look(acknowledged_);
       const auto got = live_->read(ByteOffset{chunk * kChunk}, out);
       bounds.most = look(issued_);
-      ASSERT_OK(got);
+      if (!done(got)) return;
       for (std::uint64_t i = 0; i < kChunk / kBlockSize; ++i) {
         std::uint64_t number = 0;  // a read may meet a write half-way, so only the bounds hold
         std::memcpy(&number, out.data() + i * kBlockSize, sizeof(number));
@@ -201,15 +225,16 @@ class Crowd {
 
   void flush() {
     while (!stopped()) {
-      EXPECT_OK(live_->flush());
+      const Numbers covered = look(acknowledged_);
+      if (!done(live_->flush())) return;
+      durable_ = covered;
       std::this_thread::sleep_for(std::chrono::microseconds(300));
     }
   }
 
   void keep_up() {
     while (!stopped()) {
-      EXPECT_OK(live_->move_home(3));
-      EXPECT_OK(live_->tidy());
+      if (!done(live_->move_home(3)) || !done(live_->tidy())) return;
       static_cast<void>(live_->counters());
       static_cast<void>(live_->roots());
       std::this_thread::sleep_for(std::chrono::microseconds(200));
@@ -218,30 +243,49 @@ class Crowd {
 
   void commit() {
     std::mt19937_64 random(seed_ + 300);
-    while (!stopped()) commit_or_drop(random);
-  }
-
-  void commit_or_drop(std::mt19937_64& random) {
-    const auto pending = live_->pending();
-    if (pending.empty()) return std::this_thread::yield();
-    const auto bounds = bounds_of(pending.front().id);
-    if (bounds == nullptr) return std::this_thread::yield();
-    if (random() % 4 == 0) {
-      const SnapshotId victim = pending[random() % pending.size()].id;
-      EXPECT_OK(live_->drop_pending(victim));
-      return;
+    while (!stopped() && commit_or_drop(random)) {
     }
-    commit_oldest(pending.front(), *bounds);
   }
 
-  void commit_oldest(const PendingInfo& oldest, const Bounds& bounds) {
+  /// False: the machine is dead.
+  bool commit_or_drop(std::mt19937_64& random) {
+    const auto pending = live_->pending();
+    const auto bounds = pending.empty() ? nullptr : bounds_of(pending.front().id);
+    if (bounds == nullptr || (death_ != Death::none && random() % 4 != 0)) {
+      std::this_thread::yield();
+      return true;
+    }
+    const bool drops = random() % 4 == 0;
+    leaving_ = (drops ? pending[random() % pending.size()].id : pending.front().id).value();
+    if (!(drops ? done(live_->drop_pending(SnapshotId{leaving_})) : commit_oldest(pending.front(), *bounds))) {
+      return false;
+    }
+    MutexLock lock(mutex_);
+    gone_.insert(SnapshotId{leaving_});
+    leaving_ = 0;
+    return true;
+  }
+
+  bool commit_oldest(const PendingInfo& oldest, const Bounds& bounds) {
+    FakeBase::Chunks chunks;
+    if (!rebuild(oldest, chunks)) return false;
+    const Content zeros(kChunk);
+    for (std::uint64_t chunk = 0; chunk < kChunks; ++chunk) {
+      const auto it = chunks.find(chunk);
+      check("committed", oldest.id, chunk * kChunk / kBlockSize, it == chunks.end() ? zeros : *it->second, bounds);
+      if (::testing::Test::HasFailure()) return false;
+    }
+    return done(live_->committed(oldest.id, base_.add(std::move(chunks))));
+  }
+
+  bool rebuild(const PendingInfo& oldest, FakeBase::Chunks& chunks) {
     auto parent = base_.chunks_of(live_->parent_root());
-    ASSERT_OK(parent);
-    FakeBase::Chunks chunks = std::move(*parent);
+    if (!done(parent)) return false;
+    chunks = std::move(*parent);
     std::uint64_t next = 0;
     while (next < kChunks) {
       const auto runs = live_->frozen_runs(oldest.id, ChunkIndex{next}, 3);
-      ASSERT_OK(runs);
+      if (!done(runs)) return false;
       if (runs->empty()) break;
       for (const FrozenRun& run : *runs) {
         for (std::uint64_t i = 0; i < run.count.value(); ++i) {
@@ -250,32 +294,65 @@ class Crowd {
           if (run.place == PlaceKind::zero) continue;
           Content bytes(kChunk);
           if (run.place == PlaceKind::base) {
-            ASSERT_OK(base_.read_chunk(run.root, run.source + ChunkCount{i}, bytes));
-          } else {
-            ASSERT_OK(live_->read_frozen(oldest.id, chunk, bytes));
+            EXPECT_OK(base_.read_chunk(run.root, run.source + ChunkCount{i}, bytes));
+          } else if (!done(live_->read_frozen(oldest.id, chunk, bytes))) {
+            return false;
           }
           chunks[chunk.value()] = std::make_shared<const Content>(std::move(bytes));
         }
         next = run.first.value() + run.count.value();
       }
     }
-    const Content zeros(kChunk);
-    for (std::uint64_t chunk = 0; chunk < kChunks; ++chunk) {
-      const auto it = chunks.find(chunk);
-      check("committed", oldest.id, chunk * kChunk / kBlockSize, it == chunks.end() ? zeros : *it->second, bounds);
-      if (::testing::Test::HasFatalFailure()) return;
+    return true;
+  }
+
+  /// The snapshots that were acknowledged and not given up are there, as they were; the image has at least what was
+  /// acknowledged (after a kill) or flushed (after a power loss).
+  void recover() {
+    live_.reset();
+    if (death_ == Death::kill) {
+      machine_.kill();
+    } else {
+      machine_.lose_power(seed_);
     }
-    EXPECT_OK(live_->committed(oldest.id, base_.add(std::move(chunks))));
+    dying_ = false;
+    open();
+    if (::testing::Test::HasFailure()) return;
+    MutexLock lock(mutex_);
+    std::set<SnapshotId> found;
+    for (const PendingInfo& info : live_->pending()) {
+      found.insert(info.id);
+      const auto it = bounds_.find(info.id);
+      ASSERT_NE(it, bounds_.end()) << info.id.value();
+      ASSERT_FALSE(gone_.contains(info.id)) << info.id.value() << " is back from the dead";
+      Content out(kChunks * kChunk);
+      ASSERT_OK(live_->read_pending(info.id, ByteOffset{0}, out));
+      check("recovered", info.id, 0, out, *it->second);
+    }
+    for (const auto& [id, bounds] : bounds_) {
+      if (gone_.contains(id) || id.value() == leaving_) continue;
+      ASSERT_TRUE(found.contains(id)) << id.value() << " is lost";
+    }
+    Content out(kChunks * kChunk);
+    ASSERT_OK(live_->read(ByteOffset{0}, out));
+    const Bounds bounds{death_ == Death::kill ? look(acknowledged_) : durable_, look(issued_)};
+    check("recovered live image", SnapshotId{0}, 0, out, bounds);
+    for (std::uint64_t i = 0; i < kBlocks; ++i) {  // what finish() will expect
+      issued_[i] = acknowledged_[i] =
+          number_in(std::span(out).subspan(static_cast<std::size_t>(i * kBlockSize), kBlockSize)).value_or(0);
+    }
   }
 
   void finish() {
     if (::testing::Test::HasFailure()) return;
     std::mt19937_64 random(1);
-    while (!live_->pending().empty() && !::testing::Test::HasFailure()) commit_or_drop(random);
+    death_ = Death::none;
+    while (!live_->pending().empty() && !::testing::Test::HasFailure()) static_cast<void>(commit_or_drop(random));
     Content out(kChunks * kChunk);
     ASSERT_OK(live_->read(ByteOffset{0}, out));
     const Bounds exact{look(acknowledged_), look(issued_)};
     check("live", SnapshotId{0}, 0, out, exact);
+    ASSERT_OK(live_->flush());
     for (std::size_t moved = 1; moved != 0;) {
       const auto result = live_->move_home(100);
       ASSERT_OK(result);
@@ -288,18 +365,33 @@ class Crowd {
   }
 
   const std::uint64_t seed_;
+  Death death_;
   test::Machine machine_;
   FakeBase base_;
   std::unique_ptr<LiveDisk> live_;
   std::atomic<bool> stop_{false};
+  std::atomic<bool> dying_{false};
+  std::atomic<std::uint64_t> leaving_{0};  ///< the snapshot that is being committed or dropped
+  Numbers durable_;                        ///< acknowledged before the last flush that returned
   Counters issued_ = Counters(kBlocks);
   Counters acknowledged_ = Counters(kBlocks);
   Mutex mutex_;
   std::map<SnapshotId, std::shared_ptr<const Bounds>> bounds_ VARVE_GUARDED_BY(mutex_);
+  std::set<SnapshotId> gone_ VARVE_GUARDED_BY(mutex_);
 };
 
 TEST(LiveDiskThreads, ASnapshotIsOneInstantUnderACrowdOfWritersAndUpkeep) {
   Crowd(test::seed_for("the crowd")).run();
+}
+
+TEST(LiveDiskThreads, WhatWasAcknowledgedSurvivesTheKillOfACrowd) {
+  std::mt19937_64 seeds(test::seed_for("the crowd that is killed"));
+  for (int i = 0; i < kDeaths && !HasFailure(); ++i) Crowd(seeds(), Death::kill).run();
+}
+
+TEST(LiveDiskThreads, WhatWasFlushedSurvivesAPowerLossInTheMiddleOfACrowd) {
+  std::mt19937_64 seeds(test::seed_for("the crowd without power"));
+  for (int i = 0; i < kDeaths && !HasFailure(); ++i) Crowd(seeds(), Death::power_loss).run();
 }
 
 /// Blocks that belong together: a writer writes the same number to two far blocks, one after the other. No snapshot
