@@ -270,7 +270,7 @@ Status OpenStore::recover() {
 /// Two logs with one name: a mkdir that failed on the way, and could not be undone, left an empty one; that goes. Else
 /// somebody copied a folder of disks/: both are data, and neither may hide the other.
 void OpenStore::adopt_opened(const std::shared_ptr<DiskEntry>& entry) {
-  const auto give_up = [this](const std::shared_ptr<DiskEntry>& empty) {
+  const auto give_up = [](const std::shared_ptr<DiskEntry>& empty) {
     auto removed = empty->remove();
     if (!removed) log::warning("{}: {}", quoted(empty->name()), removed.error().message);
     return removed.has_value();
