@@ -1,9 +1,10 @@
 #!/bin/bash
-# Everything: installs what is needed (as root), builds with GCC and clang, and runs all tests plain, with the address and
-# undefined-behaviour sanitizers, and those of concurrent code with the thread sanitizer. Ends with one line,
-# "N passed, N failed, N skipped"; fails unless all passed and none was skipped.
+# Installs what is needed (as root), builds, and runs all tests. Ends with one line, "N passed, N failed, N skipped"; fails
+# unless all passed and none was skipped.
 #
-#   tests/run.sh [plain] [asan] [tsan]     only these (default: all)
+#   tests/run.sh                           with GCC, all tests
+#   tests/run.sh plain asan tsan           also with clang: all with the address and undefined-behaviour sanitizers, those
+#                                          of concurrent code with the thread sanitizer
 #   BUILD=DIR tests/run.sh                 build below DIR, which is kept (default: build-tests in the tree)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -11,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 build_root=${BUILD:-$PWD/build-tests}
 log_dir=$build_root/logs
-wanted=${*:-plain asan tsan}
+wanted=${*:-plain}
 begin=$SECONDS
 broken=0
 
