@@ -133,9 +133,8 @@ TEST_F(LiveDiskRules, Rule1ARootIsNamedUntilTheSealThatForgetsIt) {
     start(kChunks);
     disk().splice(4, 2, some_complete(2), 0, 0);
     disk().flush();
-    disk().forget_complete(0);
-    disk().zero(4 * kTestChunk, 2 * kTestChunk);
-    disk().write_stamped(4 * kTestChunk, 100);
+    while (!disk().complete().empty()) disk().forget_complete(0);
+    disk().splice(4, 2, some_complete(3), 1, 0);  // L does not say it any more, the sealed journal does
     disk().collect();
     disk().recover(End::power_loss, seed);
     disk().verify();
@@ -264,6 +263,21 @@ TEST_F(LiveDiskRules, Rule3ThePartialLastChunkHasAZeroTailAfterShrinkAndGrow) {
   disk().drain();
 }
 
+TEST_F(LiveDiskRules, Rule3BytesOfAGrowthThatAPowerLossTookBackDoNotShowWhenItGrowsAgain) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    start(kChunks);
+    disk().resize(2 * kTestChunk + 1234);
+    disk().flush();
+    disk().write_stamped(2 * kTestChunk + 2000, 10'000);
+    disk().recover(seed % 4 == 0 ? End::assumed_loss : End::power_loss, seed);
+    if (seed % 3 == 0) disk().close_and_open();
+    disk().resize(4 * kTestChunk);
+    disk().verify();
+    disk().drain();
+    if (HasFailure()) return;
+  }
+}
+
 TEST_F(LiveDiskRules, Rule3ADiscardGivesStorageBackAfterTheSeal) {
   const std::uint64_t before = allocated("home.img");
   ASSERT_GE(before, 4 * kTestChunk);
@@ -307,6 +321,31 @@ TEST_F(LiveDiskRules, Rule4TheRootOfACommitIsTheParentFromThenOn) {
   EXPECT_EQ(live().parent_root(), disk().complete().back().root);
   const auto roots = live().roots();
   EXPECT_NE(std::ranges::find(roots, live().parent_root()), roots.end());
+  disk().drain();
+}
+
+/// Between the freezes of two snapshots a chunk may move without being changed. The later one reads it from where the
+/// earlier one froze it; when that one is dropped, it must not look where the chunk went and was overwritten.
+TEST_F(LiveDiskRules, Rule4ADroppedSnapshotLeavesItsSuccessorWhatOnlyItFroze) {
+  disk().freeze();
+  disk().write_stamped(0, kTestChunk);  // in a detour
+  disk().freeze();                      // the one that is dropped: it froze chunk 0 there
+  disk().commit();
+  disk().flush();
+  std::size_t moved = 0;
+  disk().move_home(8, &moved);
+  ASSERT_EQ(moved, 1u);
+  disk().write_stamped(3 * kTestChunk, 100);
+  disk().freeze();
+  disk().write_stamped(2 * kTestChunk, 100);
+  disk().freeze();                  // the successor
+  disk().drop(1);                   // makes the successor's map durable: what it has not changed is not pinned for it
+  disk().write_stamped(0, 4096);    // in place, at home
+  disk().verify();
+  disk().drop(0);
+  disk().verify();
+  disk().recover(End::power_loss, 1);
+  disk().verify();
   disk().drain();
 }
 
@@ -398,6 +437,60 @@ TEST_F(LiveDiskRules, Rule7AFailedSyncLatchesUntilReopened) {
     EXPECT_FALSE(live().latched());
     disk().verify();
     EXPECT_TRUE(disk().flush());
+    disk().drain();
+    if (HasFailure()) return;
+  }
+}
+
+/// Who waits for another's flush is served by it only when it went well.
+TEST_F(LiveDiskRules, Rule7AFlushThatFailsServesNobodyElse) {
+  const Content bytes(kTestChunk, std::byte{0x3C});
+  ASSERT_OK(live().write(ByteOffset{6 * kTestChunk}, bytes));
+  std::atomic<bool> started{false};
+  std::atomic<bool> failed{false};
+  std::thread other;
+  Status of_other = fail_system(EBUSY, "not called");
+  storage().calls().set_hook([&](std::string_view action, std::string_view path) {
+    if (action == "sync" && path.ends_with("home.img") && !started.exchange(true)) {
+      other = std::thread([&] { of_other = live().flush(); });
+      std::this_thread::sleep_for(std::chrono::milliseconds(50));
+    } else if (action == "write" && path.find("/journal") != path.npos && !failed.exchange(true)) {
+      storage().fail_at(1, EIO);  // of the seal: nothing is latched
+    }
+  });
+  EXPECT_FAILS(live().flush(), EIO);
+  ASSERT_TRUE(started && failed);
+  other.join();
+  storage().calls().set_hook({});
+  if (of_other) {
+    disk().end(End::power_loss, 1);
+    ASSERT_OK(disk().open());
+    Content out(kTestChunk);
+    ASSERT_OK(live().read(ByteOffset{6 * kTestChunk}, out));
+    EXPECT_TRUE(out == bytes) << "a flush succeeded that was none";
+  }
+}
+
+/// A record that lands in the journal while a flush syncs the data speaks of data that this flush may have missed.
+TEST_F(LiveDiskRules, ASealCoversNothingThatCameDuringItsFlush) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    start(kChunks);
+    disk().zero(0, kTestChunk);  // its Home keeps the old bytes until it is punched
+    disk().flush();
+    disk().freeze();
+    disk().write_stamped(kTestChunk, kTestChunk);  // a detour to sync, behind home.img
+    const Content late(kTestChunk, std::byte{0x5A});
+    std::atomic<bool> written{false};
+    storage().calls().set_hook([&](std::string_view action, std::string_view path) {
+      if (action != "sync" || !path.ends_with("detour.img") || written.exchange(true)) return;
+      EXPECT_OK(live().write(ByteOffset{0}, late));
+    });
+    disk().flush();
+    storage().calls().set_hook({});
+    ASSERT_TRUE(written);
+    disk().write(0, late);  // the model learns of it
+    disk().recover(End::power_loss, seed);
+    disk().verify();
     disk().drain();
     if (HasFailure()) return;
   }
