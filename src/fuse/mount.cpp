@@ -4,8 +4,6 @@
 #include <poll.h>
 #include <sys/eventfd.h>
 #include <sys/prctl.h>
-#include <sys/stat.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -153,11 +151,9 @@ Status mount_session(fuse_session* session, const std::string& mountpoint, const
   return fail_refused(EIO, "libfuse refused to have its replies routed");
 }
 
-/// Best effort: only root may.
-void raise_readahead(const std::string& mountpoint) {
-  struct stat status {};
-  if (::stat(mountpoint.c_str(), &status) != 0) return;
-  const auto path = fmt::format("/sys/class/bdi/{}:{}/read_ahead_kb", ::major(status.st_dev), ::minor(status.st_dev));
+/// Best effort: only root may. The mount itself is not touched: whoever looks into it keeps others from unmounting it.
+void raise_readahead(const std::string& device) {
+  const auto path = fmt::format("/sys/class/bdi/{}/read_ahead_kb", device);
   std::ofstream file(path);
   if (!(file << kReadaheadKiB << std::flush)) log::debug("{} can't be set: sequential reads are slower", path);
 }
@@ -259,7 +255,7 @@ std::vector<std::thread> Session::Implementation::start_workers() {
 void Session::Implementation::serve_all(const std::function<void()>& on_ready) {
   const SignalHandlers handlers(end_wanted.fd());
   auto workers = start_workers();
-  raise_readahead(mountpoint);
+  raise_readahead(device);
   if (on_ready) on_ready();
   wait_for_end();
   for (auto& worker : workers) worker.join();

@@ -162,7 +162,15 @@ class Mount:
             raise AssertionError(f'the daemon ended with {self.daemon.returncode}:\n{self.log_text()}')
 
     def unmount(self):
-        run('umount' if os.geteuid() == 0 else 'fusermount3', *([] if os.geteuid() == 0 else ['-u']), self.path)
+        """At once; a machine's own services (an indexer, a monitor) may look in for a moment, and are waited for."""
+        words = ['umount'] if os.geteuid() == 0 else ['fusermount3', '-u']
+        for _ in range(20):
+            if run(*words, self.path, check=False).returncode == 0:
+                break
+            say(f'{self.path} is busy')
+            time.sleep(0.1)
+        else:
+            run(*words, self.path)
         self.wait_ended()
 
     def remount(self):
