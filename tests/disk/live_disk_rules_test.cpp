@@ -128,6 +128,20 @@ TEST_F(LiveDiskRules, Rule1AHomeIsNotWrittenWhileASnapshotStillFindsItsBytesTher
   disk().drain();
 }
 
+/// Neither the old bytes nor the new ones would be there after a power loss.
+TEST_F(LiveDiskRules, Rule1AHomeThatWasLeftIsNotPunchedBeforeTheSeal) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    start(kChunks);
+    disk().recover(End::kill, 0);  // from here on tidy() looks for Homes that nobody needs
+    disk().splice(0, 2, some_complete(2), 0, 0);
+    disk().tidy();
+    disk().recover(End::power_loss, seed);
+    disk().verify();
+    disk().drain();
+    if (HasFailure()) return;
+  }
+}
+
 TEST_F(LiveDiskRules, Rule1ARootIsNamedUntilTheSealThatForgetsIt) {
   for (std::uint64_t seed = 0; seed < 20; ++seed) {
     start(kChunks);
@@ -182,6 +196,41 @@ TEST_F(LiveDiskRules, Rule1AReaderOfASnapshotKeepsItsPlaceWhileItReads) {
   }
   stop = true;
   reader.join();
+}
+
+/// The same for a slot: the snapshot is dropped, and its slot is to be punched, while a reader is at it.
+TEST_F(LiveDiskRules, Rule1AReaderOfASlotHasItUntilItHasRead) {
+  disk().freeze();
+  disk().write_stamped(0, kTestChunk);
+  disk().freeze();
+  disk().write_stamped(0, kTestChunk);
+  const SnapshotId id = disk().state().pending.back().id;
+  const Content expected = disk().state().pending.back().image->read(0, kTestChunk);
+  std::atomic<bool> reading{false};
+  std::atomic<bool> may_read{false};
+  std::atomic<bool> punched{false};
+  storage().calls().set_read_hook([&](std::string_view action, std::string_view path) {
+    if (action != "read" || !path.ends_with("detour.img") || reading.exchange(true)) return;
+    while (!may_read) std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  });
+  storage().calls().set_hook([&](std::string_view action, std::string_view path) {
+    if (action == "punch" && path.ends_with("detour.img")) punched = true;
+  });
+  Content out(kTestChunk);
+  std::thread reader([&] { EXPECT_OK(live().read_pending(id, ByteOffset{0}, out)); });
+  while (!reading) std::this_thread::yield();
+  EXPECT_TRUE(disk().drop(1));
+  std::thread sweeper([&] { EXPECT_OK(live().tidy()); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(100));
+  EXPECT_FALSE(punched) << "under the reader";
+  may_read = true;
+  reader.join();
+  sweeper.join();
+  storage().calls().set_hook({});
+  storage().calls().set_read_hook({});
+  EXPECT_TRUE(out == expected);
+  EXPECT_TRUE(punched) << "the test is about a slot that is given back";
+  disk().verify();
 }
 
 // --- rule 2: the mover ---
@@ -539,6 +588,25 @@ TEST(LiveDiskBirth, Rule8AFlushedImageOfANewDiskSurvivesAPowerLossWithItsDirecto
   }
 }
 
+/// A detour.img that somebody removed while it held nothing is made again, and its name is durable before it is used.
+TEST_F(LiveDiskRules, Rule8AFileThatHadToBeMadeAgainSurvivesWithItsName) {
+  for (std::uint64_t seed = 0; seed < 20; ++seed) {
+    start(kChunks);
+    disk().end(End::kill, 0);
+    ASSERT_OK(storage().remove(path("detour.img")));
+    ASSERT_OK(storage().sync_directory(ModeledDisk::kDirectory));
+    ASSERT_OK(disk().open());
+    disk().freeze();
+    disk().write_stamped(0, 2 * kTestChunk);
+    disk().flush();
+    disk().recover(End::power_loss, seed);
+    if (!disk().is_open()) return;
+    disk().verify();
+    disk().drain();
+    if (HasFailure()) return;
+  }
+}
+
 // --- rule 9: how it ended ---
 
 TEST_F(LiveDiskRules, Rule9TheWayItEndedIsKnown) {
@@ -647,6 +715,9 @@ TEST_F(LiveDiskRules, Rule11NoSpaceForADetourFailsTheWriteAndNothingElse) {
   EXPECT_GE(disk().failures(), 1u);
   EXPECT_FALSE(live().latched());
   disk().verify();
+  const std::uint64_t slots = live().counters().slots;
+  for (int i = 0; i < 20; ++i) EXPECT_FALSE(disk().write_stamped(100, 4096));
+  EXPECT_LE(live().counters().slots, slots) << "a slot whose write failed is lost";
   EXPECT_TRUE(disk().flush());
   // Deleting needs no space: that is what the journal's reserve is for.
   EXPECT_TRUE(disk().drop(0));

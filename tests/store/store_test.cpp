@@ -219,6 +219,7 @@ TEST_F(StoreTest, AttributesOfAPendingSnapshotReachTheLog) {
     return Status{};
   }));
   ASSERT_TRUE(disk->rename_snapshot(snapshot.id, "b"));
+  disk.reset();
   kill();
   open();
   disk = *store_->find_disk("web01");
@@ -238,6 +239,7 @@ TEST_F(StoreTest, APendingSnapshotSurvivesAKillAndAPowerLossExactly) {
   ASSERT_TRUE(disk->live().write(ByteOffset{0}, pattern(9 * kChunk, 3)));
   Content expected_b = first;
   std::copy(second.begin(), second.end(), expected_b.begin() + kChunk);
+  disk.reset();
   kill();
   open();
   disk = *store_->find_disk("web01");
@@ -245,6 +247,7 @@ TEST_F(StoreTest, APendingSnapshotSurvivesAKillAndAPowerLossExactly) {
   EXPECT_EQ(read_snapshot(*disk, b.id, first.size()), expected_b);
   EXPECT_EQ(read_live(*disk, first.size()), pattern(9 * kChunk, 3));
   machine_.cut_off();
+  disk.reset();
   store_.reset();
   machine_.lose_power(7);
   open();
@@ -262,6 +265,7 @@ TEST_F(StoreTest, IdsOfDeletedSnapshotsAndDisksAreNotUsedAgain) {
   const auto a = take(*disk, "a");
   ASSERT_TRUE(disk->remove_snapshot(a.id));
   ASSERT_TRUE(store_->close());
+  disk.reset();
   store_.reset();
   machine_.kill();
   open();
@@ -305,6 +309,7 @@ TEST_F(StoreTest, ADamagedDiskIsNamedAndTheRestIsServed) {
   const auto directory = fmt::format("disks/{:08}/log/0000000001.json", bad->id().value());
   bad.reset();
   ASSERT_TRUE(store_->close());
+  bad.reset();
   store_.reset();
   machine_.kill();
   const std::byte garbage[] = {std::byte{0x7F}};

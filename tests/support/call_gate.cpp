@@ -5,7 +5,7 @@
 namespace varve::test {
 
 CallGate::Answer CallGate::enter(Calls kind, std::string_view action, std::string_view path) {
-  if (kind == Calls::changes && hook_ && !cut_) hook_(action, path);
+  if (const auto& hook = kind == Calls::changes ? hook_ : read_hook_; hook && !cut_) hook(action, path);
   const std::uint64_t number = ++(kind == Calls::changes ? changes_ : reads_);
   if (armed_) {
     MutexLock lock(mutex_);

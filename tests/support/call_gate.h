@@ -39,6 +39,10 @@ class CallGate {
   /// Called before each counted change, holding no lock; set it before threads start. For tests that stop a
   /// call half-way: "sync", "home.img".
   void set_hook(std::function<void(std::string_view action, std::string_view path)> hook) { hook_ = std::move(hook); }
+  /// The same for calls that change nothing.
+  void set_read_hook(std::function<void(std::string_view action, std::string_view path)> hook) {
+    read_hook_ = std::move(hook);
+  }
 
   /// Open files of an earlier epoch are dead.
   [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
@@ -56,6 +60,7 @@ class CallGate {
   Fault& fault(Calls kind) VARVE_REQUIRES(mutex_) { return kind == Calls::changes ? change_fault_ : read_fault_; }
 
   std::function<void(std::string_view, std::string_view)> hook_;
+  std::function<void(std::string_view, std::string_view)> read_hook_;
   std::atomic<std::uint64_t> changes_{0};
   std::atomic<std::uint64_t> reads_{0};
   std::atomic<std::uint64_t> epoch_{1};
