@@ -91,7 +91,7 @@ run_asan() {
   step "configure asan" configure "$build_root/asan" clang++ -Db_sanitize=address,undefined -Db_lundef=false \
     -Doptimization=1 || return
   step "build asan" ninja -C "$build_root/asan" || return
-  test_in asan -t 4
+  VARVE_TEST_STRIDE=${VARVE_TEST_STRIDE:-10} VARVE_MODEL_OPERATIONS=${VARVE_MODEL_OPERATIONS:-3000} test_in asan -t 4
 }
 
 # Only what runs threads against each other, and only what that needs is built.
@@ -104,7 +104,8 @@ run_tsan() {
   # shellcheck disable=SC2086
   step "build tsan" ninja -C "$build_root/tsan" $targets || return
   # shellcheck disable=SC2086
-  test_in tsan -t 6 $concurrent store-model
+  VARVE_TEST_STRIDE=${VARVE_TEST_STRIDE:-25} VARVE_MODEL_OPERATIONS=${VARVE_MODEL_OPERATIONS:-1500} \
+    VARVE_STORE_MODEL_OPERATIONS=${VARVE_STORE_MODEL_OPERATIONS:-5000} test_in tsan -t 6 $concurrent store-model
 }
 
 mkdir -p "$log_dir"

@@ -115,7 +115,7 @@ TEST(JournalDamage, EveryFlippedBitOfASealedJournalIsFoundOrHarmless) {
     if (how == End::power_loss) length = static_cast<std::size_t>(before_last_flush);
     ASSERT_GT(length, 100u);
     std::size_t refused = 0;
-    for (std::size_t at = 0; at < length; at += (how == End::kill ? 1 : 3)) {
+    for (std::size_t at = test::from_point(0); at < length; at += test::stride() * (how == End::kill ? 1 : 3)) {
       auto disk = busy_disk();
       disk->set_label("byte " + std::to_string(at) + " of " + std::to_string(length) + ", ");
       disk->end(how, at);
@@ -132,7 +132,7 @@ TEST(JournalDamage, EveryFlippedBitOfASealedJournalIsFoundOrHarmless) {
 TEST(JournalDamage, AJournalCutAtAnyLengthNeverCrashes) {
   auto first = busy_disk();
   const std::size_t length = written(bytes_of_journal(*first));
-  for (std::size_t keep = 0; keep < length; ++keep) {
+  for (std::size_t keep = test::from_point(0); keep < length; keep += test::stride()) {
     auto disk = busy_disk();
     disk->end(keep % 2 == 0 ? End::kill : End::power_loss, keep);
     Content journal = bytes_of_journal(*disk);

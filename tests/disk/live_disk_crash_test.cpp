@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "modeled_disk.h"
+#include "support/seed.h"
 
 namespace varve::disk {
 namespace {
@@ -303,7 +304,7 @@ TEST_P(Scenes, PlayedToTheEnd) {
 
 TEST_P(Scenes, KilledAtEveryCall) {
   bool died = true;
-  for (std::uint64_t call = 1; died && call < kMostCalls; ++call) {
+  for (std::uint64_t call = test::from_point(1); died && call < kMostCalls; call += test::stride()) {
     auto disk = begin(call);
     disk->set_label("killed at call " + std::to_string(call) + ", ");
     disk->die_at(call);
@@ -318,7 +319,7 @@ TEST_P(Scenes, KilledAtEveryCall) {
 
 TEST_P(Scenes, PowerCutAtEveryCall) {
   bool died = true;
-  for (std::uint64_t call = 1; died && call < kMostCalls; ++call) {
+  for (std::uint64_t call = test::from_point(1); died && call < kMostCalls; call += test::stride()) {
     for (std::uint64_t seed = 0; seed < kLossSeeds; ++seed) {
       auto disk = begin(call);
       disk->set_label("power cut at call " + std::to_string(call) + " with seed " + std::to_string(seed) + ", ");
@@ -337,7 +338,7 @@ TEST_P(Scenes, PowerCutAtEveryCall) {
 
 TEST_P(Scenes, KilledAtEveryCallAndTakenForAPowerLoss) {
   bool died = true;
-  for (std::uint64_t call = 1; died && call < kMostCalls; call += 3) {
+  for (std::uint64_t call = test::from_point(1); died && call < kMostCalls; call += 3 * test::stride()) {
     auto disk = begin(call);
     disk->set_label("killed at call " + std::to_string(call) + ", ");
     disk->die_at(call);
@@ -354,7 +355,7 @@ TEST_P(Scenes, RecoveryItselfIsCutAtEveryCall) {
   for (const End first : {End::kill, End::power_loss}) {
     for (const End second : {End::kill, End::power_loss}) {
       bool died = true;
-      for (std::uint64_t call = 1; died && call < kMostCalls; ++call) {
+      for (std::uint64_t call = test::from_point(1); died && call < kMostCalls; call += test::stride()) {
         auto disk = begin(call);
         disk->set_label("recovery cut at call " + std::to_string(call) + ", ");
         GetParam().play(*disk);
@@ -384,7 +385,7 @@ constexpr Fault kFaults[] = {
 TEST_P(Scenes, AFailureAtEveryCallOfTheStorageIsReportedAndHarmsNothingElse) {
   for (const Fault& fault : kFaults) {
     for (const End end : {End::kill, End::power_loss}) {
-      for (std::uint64_t call = 1; call < kMostCalls; ++call) {
+      for (std::uint64_t call = test::from_point(1); call < kMostCalls; call += test::stride()) {
         auto disk = begin(call);
         disk->set_label("errno " + std::to_string(fault.code) + (fault.repeat == Repeat::once ? " once" : " for good") +
                         " at call " + std::to_string(call) + ", ");
@@ -410,7 +411,7 @@ TEST_P(Scenes, AFailureAtEveryCallOfTheStorageIsReportedAndHarmsNothingElse) {
 
 TEST_P(Scenes, WithoutMemoryForChangeMapsNothingIsLost) {
   for (const Repeat repeat : {Repeat::once, Repeat::for_good}) {
-    for (std::uint64_t call = 1; call < kMostCalls; ++call) {
+    for (std::uint64_t call = test::from_point(1); call < kMostCalls; call += test::stride()) {
       auto disk = begin(call);
       disk->set_label("no shared memory at call " + std::to_string(call) + ", ");
       disk->expect_faults({ENOSPC});

@@ -1,5 +1,6 @@
 #include "support/seed.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <iostream>
 #include <random>
@@ -16,6 +17,19 @@ std::uint64_t seed_for(std::string_view what) {
   }
   std::cerr << "seed of " << what << ": " << seed << " (repeat with VARVE_SEED)\n";
   return seed;
+}
+
+std::uint64_t stride() {
+  static const std::uint64_t value = [] {
+    const char* given = std::getenv("VARVE_TEST_STRIDE");
+    return std::max<std::uint64_t>(given != nullptr ? std::strtoull(given, nullptr, 0) : 1, 1);
+  }();
+  return value;
+}
+
+std::uint64_t from_point(std::uint64_t first) {
+  static const std::uint64_t offset = stride() > 1 ? seed_for("the first point") % stride() : 0;
+  return first + offset;
 }
 
 }  // namespace varve::test
