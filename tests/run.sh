@@ -91,7 +91,8 @@ run_asan() {
   step "configure asan" configure "$build_root/asan" clang++ -Db_sanitize=address,undefined -Db_lundef=false \
     -Doptimization=1 || return
   step "build asan" ninja -C "$build_root/asan" || return
-  VARVE_TEST_STRIDE=${VARVE_TEST_STRIDE:-10} VARVE_MODEL_OPERATIONS=${VARVE_MODEL_OPERATIONS:-3000} test_in asan -t 4
+  VARVE_TEST_STRIDE=${VARVE_TEST_STRIDE:-10} VARVE_MODEL_OPERATIONS=${VARVE_MODEL_OPERATIONS:-3000} \
+    VARVE_KILL_ROUNDS=${VARVE_KILL_ROUNDS:-8} test_in asan -t 4
 }
 
 # Only what runs threads against each other, and only what that needs is built.
