@@ -75,7 +75,8 @@ class Exercised:
         last = self.last_lines().splitlines()[-1].split()
         if self.worker.returncode != OPERATION_FAILED or last[0] != 'F' or int(last[3]) not in DEAD:
             raise AssertionError(f'the exerciser of {self.name}, seed {self.seed}, ended with '
-                                 f'{self.worker.returncode}, and not because nobody answered: {complaint}\n{self.last_lines()}')
+                                 f'{self.worker.returncode}, and not because nobody answered: {complaint}\n'
+                                 f'{self.last_lines()}')
 
     def stop(self):
         if self.worker is not None and self.worker.poll() is None:

@@ -2,8 +2,8 @@
 """The daemon is killed at random moments of much work, again and again: nothing acknowledged is lost.
 
 Each round: exercisers on two disks (one with all operations, one with several threads in each other's way), and fio
-with verification or ext4 on a loop device; SIGKILL; sometimes another one while the next daemon recovers; then everything is
-checked and the next round goes on with the same store.
+with verification or ext4 on a loop device; SIGKILL; sometimes another one while the next daemon recovers; then
+everything is checked and the next round goes on with the same store.
 
 VARVE_KILL_ROUNDS=300 for the long run (default 20); VARVE_TEST_SEED repeats one.
 """
