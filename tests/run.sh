@@ -2,17 +2,18 @@
 # Installs what is needed (as root), builds, and runs all tests. Ends with one line, "N passed, N failed, N skipped"; fails
 # unless all passed and none was skipped.
 #
-#   tests/run.sh                           with GCC, all tests
-#   tests/run.sh plain asan tsan           also with clang: all with the address and undefined-behaviour sanitizers, those
-#                                          of concurrent code with the thread sanitizer
-#   BUILD=DIR tests/run.sh                 build below DIR, which is kept (default: build-tests in the tree)
+#   tests/run.sh              three builds, one after the other: plain, asan, tsan
+#   tests/run.sh plain        with GCC: all tests
+#   tests/run.sh asan         with clang and the address and undefined-behaviour sanitizers: all tests, fewer points each
+#   tests/run.sh tsan         with clang and the thread sanitizer: what has threads
+#   BUILD=DIR tests/run.sh    build below DIR, which is kept (default: build-tests in the tree)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
 . tests/packages.sh
 
 build_root=${BUILD:-$PWD/build-tests}
 log_dir=$build_root/logs
-wanted=${*:-plain}
+wanted=${*:-plain asan tsan}
 begin=$SECONDS
 broken=0
 
