@@ -308,9 +308,10 @@ Result<std::vector<DiskId>> DiskLog::list(objects::ObjectStore& objects) {
     if (id.value() == 0) continue;
     // Record 1 is nearly always there: only when it is not must the folders be listed, so that a damaged log shows.
     if (!objects.size(record_object(id, 1))) {
-      VARVE_TRY_ASSIGN(const auto records, list_numbers(objects, log_folder(id)));
-      VARVE_TRY_ASSIGN(const auto checkpoints, list_numbers(objects, checkpoint_folder(id)));
-      if (records.empty() && checkpoints.empty()) continue;
+      // What cannot be listed is a damaged disk, for whoever opens it to name: not the end of all others.
+      const auto records = list_numbers(objects, log_folder(id));
+      const auto checkpoints = list_numbers(objects, checkpoint_folder(id));
+      if (records && records->empty() && checkpoints && checkpoints->empty()) continue;
     }
     ids.push_back(id);
   }

@@ -26,6 +26,20 @@ bool says(const Status& status, int code) {
   return !status && status.error().code == code;
 }
 
+/// What lies under an object's name and cannot be one (a link, a pipe, another user's file, a directory that is none) is
+/// damage to whoever wants to read it, not a mistake of his.
+Error as_read_error(Error error) {
+  switch (error.code) {
+    case ELOOP:
+    case ENOTDIR:
+    case EINVAL:
+    case EPERM:
+      return Error{EIO, ErrorKind::damaged, std::move(error.message)};
+    default:
+      return error;
+  }
+}
+
 std::string temporary_for(std::string_view name) {
   const std::size_t slash = name.find('/');
   if (slash == std::string_view::npos) return os::temporary_name();
@@ -62,7 +76,9 @@ class DirectoryObjects final : public ObjectStore {
 
   Result<ByteCount> size(std::string_view name) override {
     VARVE_TRY(check(name));
-    VARVE_TRY_ASSIGN(const os::FileStatus status, storage_.status(name));
+    auto found = storage_.status(name);
+    if (!found) return tl::unexpected(as_read_error(std::move(found).error()));
+    const os::FileStatus& status = *found;
     if (status.type != os::FileType::regular) return fail_damaged(std::string(name) + ": not a regular file");
     return status.size;
   }
@@ -97,8 +113,9 @@ class DirectoryObjects final : public ObjectStore {
   }
 
   Result<std::shared_ptr<const os::File>> open(std::string_view name) {
-    VARVE_TRY_ASSIGN(auto file, storage_.open(name, {}));
-    return std::shared_ptr<const os::File>(std::move(file));
+    auto file = storage_.open(name, {});
+    if (!file) return tl::unexpected(as_read_error(std::move(file).error()));
+    return std::shared_ptr<const os::File>(std::move(*file));
   }
 
   Status write_whole(const std::string& path, std::span<const std::byte> bytes) {
@@ -126,7 +143,10 @@ class DirectoryObjects final : public ObjectStore {
     VARVE_TRY(entries);
     std::vector<std::string> names;
     for (os::DirectoryEntry& entry : *entries) {
-      if (entry.type == type && !is_temporary(entry.name)) names.push_back(std::move(entry.name));
+      // A link or a device under an object's name is no object, and whoever opens it is told so. Passed over here, the
+      // object would seem never to have been.
+      const bool wanted = entry.type == type || entry.type == os::FileType::other;
+      if (wanted && !is_temporary(entry.name)) names.push_back(std::move(entry.name));
     }
     return names;
   }

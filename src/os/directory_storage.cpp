@@ -1,16 +1,15 @@
-// A Storage that is a directory. Every path is resolved by openat2(2) below the root's descriptor and without
-// following any link, so that neither a link planted in the store nor a renamed parent leads out of it.
+// A Storage that is a directory. Every path is resolved below the root's descriptor and without following any link, so
+// that neither a link planted in the store nor a renamed parent leads out of it.
 #include <dirent.h>
-#include <linux/openat2.h>
 #include <sys/stat.h>
 #include <sys/statvfs.h>
-#include <sys/syscall.h>
 
 #include <array>
 #include <cstdio>
 #include <utility>
 
 #include "file.h"
+#include "resolve.h"
 #include "varve/os/descriptor.h"
 #include "varve/os/storage.h"
 
@@ -19,21 +18,6 @@ namespace {
 
 constexpr mode_t kFileMode = 0600;
 constexpr mode_t kDirectoryMode = 0700;
-/// openat2 says EAGAIN when something was renamed while it looked; that passes.
-constexpr int kResolveAttempts = 100;
-
-int open_beneath(int root, const std::string& path, int flags, mode_t mode) {
-  open_how how{};
-  how.flags = static_cast<std::uint64_t>(static_cast<unsigned>(flags | O_CLOEXEC));
-  how.mode = (flags & O_CREAT) != 0 ? mode : 0;
-  how.resolve = RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS;
-  int fd = -1;
-  for (int attempt = 0; attempt < kResolveAttempts; ++attempt) {
-    fd = static_cast<int>(retry([&] { return ::syscall(SYS_openat2, root, path.c_str(), &how, sizeof how); }));
-    if (fd >= 0 || errno != EAGAIN) break;
-  }
-  return fd;
-}
 
 FileType type_of(int directory, const dirent& entry) {
   switch (entry.d_type) {
@@ -68,12 +52,13 @@ class DirectoryStorage final : public Storage {
     Descriptor file(open_beneath(root_.get(), std::string(path), flags, kFileMode));
     if (file.get() < 0) {
       // EISDIR: a directory opened for writing. ENXIO: a socket, or a device without a driver.
-      const int code = errno == EISDIR || errno == ENXIO ? EINVAL : errno;
-      return fail_os(code, "open", full(path));
+      if (errno == EISDIR || errno == ENXIO) return fail_os(EINVAL, "open (not a regular file)", full(path));
+      return fail_os(errno, errno == ELOOP ? "open (there is a symbolic link)" : "open", full(path));
     }
     struct stat status {};
     if (::fstat(file.get(), &status) != 0) return fail_os(errno, "stat", full(path));
     if (!S_ISREG(status.st_mode)) return fail_os(EINVAL, "open (not a regular file)", full(path));
+    VARVE_TRY(check_ours(status, path, (flags & O_ACCMODE) != O_RDONLY));
     if (mode.truncate && retry([&] { return ::ftruncate(file.get(), 0); }) != 0) {
       return fail_os(errno, "truncate", full(path));
     }
@@ -183,6 +168,20 @@ class DirectoryStorage final : public Storage {
 
   Status check(std::string_view path, std::string_view action) const {
     if (!valid_path(path)) return fail_os(EINVAL, action, full(path));
+    return {};
+  }
+
+  /// Whoever owns a file may write to it, and so may whoever has another name for it: a copy of the store made with hard
+  /// links would change along with it.
+  Status check_ours(const struct stat& status, std::string_view path, bool for_writing) const {
+    if (status.st_uid != ::geteuid()) {
+      return fail_refused(EPERM, full(path) + ": belongs to user " + std::to_string(status.st_uid) + ", not to user " +
+                                     std::to_string(::geteuid()) + ": chown it if you know where it comes from");
+    }
+    if (for_writing && status.st_nlink > 1) {
+      return fail_refused(EMLINK, full(path) + ": has another name elsewhere (a hard link), and who uses that would see "
+                                               "it change; put a copy in its place");
+    }
     return {};
   }
 

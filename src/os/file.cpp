@@ -70,6 +70,15 @@ class DescriptorFile final : public File {
     return allocate(FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, at, count, "free a range of");
   }
 
+  Result<ByteOffset> next_data(ByteOffset at) const override {
+    if (!addressable(at, 0)) return ByteOffset{std::numeric_limits<std::uint64_t>::max()};
+    const off_t found = ::lseek(fd(), to_off(at.value()), SEEK_DATA);
+    if (found >= 0) return ByteOffset{static_cast<std::uint64_t>(found)};
+    if (errno == ENXIO) return ByteOffset{std::numeric_limits<std::uint64_t>::max()};
+    if (errno == EINVAL) return at;  // unknown here
+    return fail_os(errno, "seek in", name_);
+  }
+
   Status preallocate(ByteOffset at, ByteCount count) override { return allocate(0, at, count, "reserve space in"); }
 
   Result<FileStatus> status() const override {

@@ -6,10 +6,12 @@
 #include <sys/stat.h>
 #include <sys/vfs.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <utility>
 
 #include "varve/core/buffer.h"
+#include "varve/core/log.h"
 #include "varve/os/descriptor.h"
 #include "varve/os/storage.h"
 
@@ -107,6 +109,25 @@ struct CloseDirectory {
   void operator()(DIR* stream) const { ::closedir(stream); }
 };
 
+/// Without "." and "..", in no order.
+Result<std::vector<std::string>> list_names(int folder, const std::string& path) {
+  Descriptor directory(::openat(folder, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
+  if (directory.get() < 0) return fail_os(errno, "list", path);
+  std::unique_ptr<DIR, CloseDirectory> stream(::fdopendir(directory.get()));
+  if (stream == nullptr) return fail_os(errno, "list", path);
+  static_cast<void>(directory.release());  // the stream closes it
+  std::vector<std::string> names;
+  for (;;) {
+    errno = 0;
+    const dirent* entry = ::readdir(stream.get());
+    if (entry == nullptr) break;
+    const std::string_view name = entry->d_name;
+    if (name != "." && name != "..") names.emplace_back(name);
+  }
+  if (errno != 0) return fail_os(errno, "list", path);
+  return names;
+}
+
 class TmpfsDirectory final : public VolatileStorage {
  public:
   TmpfsDirectory(Descriptor directory, std::string name) : directory_(std::move(directory)), name_(std::move(name)) {}
@@ -126,23 +147,7 @@ class TmpfsDirectory final : public VolatileStorage {
     return map(std::move(file), name);
   }
 
-  Result<std::vector<std::string>> list() override {
-    Descriptor directory(::openat(directory_.get(), ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC));
-    if (directory.get() < 0) return fail_os(errno, "list", name_);
-    std::unique_ptr<DIR, CloseDirectory> stream(::fdopendir(directory.get()));
-    if (stream == nullptr) return fail_os(errno, "list", name_);
-    static_cast<void>(directory.release());  // the stream closes it
-    std::vector<std::string> names;
-    for (;;) {
-      errno = 0;
-      const dirent* entry = ::readdir(stream.get());
-      if (entry == nullptr) break;
-      const std::string_view name = entry->d_name;
-      if (name != "." && name != "..") names.emplace_back(name);
-    }
-    if (errno != 0) return fail_os(errno, "list", name_);
-    return names;
-  }
+  Result<std::vector<std::string>> list() override { return list_names(directory_.get(), name_); }
 
   Status remove(std::string_view name) override {
     VARVE_TRY(check(name));
@@ -172,7 +177,10 @@ class TmpfsDirectory final : public VolatileStorage {
     VARVE_TRY(check(name));
     const int flags = O_RDWR | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC | more;
     Descriptor file(retry([&] { return ::openat(directory_.get(), std::string(name).c_str(), flags, kFileMode); }));
-    if (file.get() < 0) return fail_os(errno == EISDIR ? EINVAL : errno, "open", full(name));
+    if (file.get() < 0) {
+      if (errno == EISDIR || errno == ENXIO) return fail_os(EINVAL, "open (not a regular file)", full(name));
+      return fail_os(errno, errno == ELOOP ? "open (there is a symbolic link)" : "open", full(name));
+    }
     struct stat status {};
     if (::fstat(file.get(), &status) != 0) return fail_os(errno, "stat", full(name));
     if (!S_ISREG(status.st_mode)) return fail_os(EINVAL, "open (not a regular file)", full(name));
@@ -222,6 +230,37 @@ Result<Descriptor> make_folder(int parent, const std::string& name, const std::s
   return directory;
 }
 
+/// Names in /dev/shm that begin so, in order.
+Result<std::vector<std::string>> names_with_prefix(int folder, std::string_view prefix, const std::string& path) {
+  VARVE_TRY_ASSIGN(auto names, list_names(folder, path));
+  std::erase_if(names, [&](const std::string& name) { return !name.starts_with(prefix); });
+  std::sort(names.begin(), names.end());
+  return names;
+}
+
+/// A folder of this user in /dev/shm, where anybody may make one of any name before: what is not ours is passed over, and
+/// another name taken, which the next mount finds again because it is ours.
+Result<std::pair<Descriptor, std::string>> own_folder_in(int shm, const std::string& shm_path) {
+  const std::string name = fmt::format("varve-{}", ::geteuid());
+  VARVE_TRY_ASSIGN(const auto candidates, names_with_prefix(shm, name, shm_path));
+  for (const std::string& candidate : candidates) {
+    if (candidate != name && !candidate.starts_with(name + "-")) continue;
+    const std::string path = shm_path + "/" + candidate;
+    struct stat status {};
+    if (::fstatat(shm, candidate.c_str(), &status, AT_SYMLINK_NOFOLLOW) != 0) continue;
+    if (!S_ISDIR(status.st_mode) || status.st_uid != ::geteuid()) {
+      log::warning("{} belongs to user {} and is not used", path, status.st_uid);
+      continue;
+    }
+    VARVE_TRY_ASSIGN(Descriptor folder, make_folder(shm, candidate, path));
+    return std::pair{std::move(folder), path};
+  }
+  const bool taken = std::binary_search(candidates.begin(), candidates.end(), name);
+  const std::string chosen = taken ? name + "-" + temporary_name().substr(kTemporaryPrefix.size()) : name;
+  VARVE_TRY_ASSIGN(Descriptor folder, make_folder(shm, chosen, shm_path + "/" + chosen));
+  return std::pair{std::move(folder), shm_path + "/" + chosen};
+}
+
 /// An ordinary user cannot write to /run, and /run/user/UID goes with the last session.
 Result<std::pair<Descriptor, std::string>> choose_base() {
   if (::geteuid() == 0) {
@@ -232,10 +271,8 @@ Result<std::pair<Descriptor, std::string>> choose_base() {
       return std::pair{std::move(base), std::string("/run/varve")};
     }
   }
-  VARVE_TRY_ASSIGN(Descriptor shm, open_folder(AT_FDCWD, "/dev/shm", "/dev/shm"));
-  const std::string name = fmt::format("varve-{}", ::geteuid());
-  VARVE_TRY_ASSIGN(Descriptor base, make_folder(shm.get(), name, "/dev/shm/" + name));
-  return std::pair{std::move(base), "/dev/shm/" + name};
+  VARVE_TRY_ASSIGN(const Descriptor shm, open_folder(AT_FDCWD, "/dev/shm", "/dev/shm"));
+  return own_folder_in(shm.get(), "/dev/shm");
 }
 
 Result<std::unique_ptr<VolatileStorage>> wrap(Descriptor directory, std::string path) {

@@ -259,6 +259,25 @@ TEST_P(StorageContract, PunchingFarBeyondTheDataIsQuickAndHarmless) {
   EXPECT_EQ(out[0], std::byte{0});
 }
 
+TEST_P(StorageContract, NextDataPassesOverHolesAndNeverOverData) {
+  constexpr ByteOffset kNone{UINT64_MAX};
+  auto file = make_file("f", "x");
+  ASSERT_OK(file->resize(ByteCount{8 * kTiB}));
+  ASSERT_OK(file->write(ByteOffset{kTiB + 4096}, bytes_of("far")));
+  ASSERT_OK(file->preallocate(ByteOffset{2 * kTiB}, ByteCount{kMiB}));
+  EXPECT_EQ(file->next_data(ByteOffset{0}).value(), ByteOffset{0});
+  const auto far = file->next_data(ByteOffset{kMiB});
+  ASSERT_OK(far);
+  EXPECT_LE(*far, ByteOffset{kTiB + 4096});
+  EXPECT_GT(*far, ByteOffset{kTiB - kMiB}) << "the hole before it is passed over";
+  EXPECT_EQ(file->next_data(ByteOffset{kTiB + 4098}).value(), ByteOffset{kTiB + 4098});
+  EXPECT_EQ(file->next_data(ByteOffset{kTiB + kMiB}).value(), kNone) << "reserved is not written";
+  ASSERT_OK(file->punch(ByteOffset{kTiB}, ByteCount{kMiB}));
+  EXPECT_EQ(file->next_data(ByteOffset{kMiB}).value(), kNone);
+  EXPECT_EQ(file->next_data(ByteOffset{9 * kTiB}).value(), kNone);
+  EXPECT_EQ(file->next_data(kNone).value(), kNone);
+}
+
 TEST_P(StorageContract, PreallocateReservesAndExtends) {
   auto file = make_file("f", "x");
   ASSERT_OK(file->preallocate(ByteOffset{0}, ByteCount{kMiB}));

@@ -89,6 +89,15 @@ int FileContent::preallocate(std::uint64_t at, std::uint64_t count) {
   return 0;
 }
 
+std::uint64_t FileContent::next_data(std::uint64_t at) const {
+  std::uint64_t found = UINT64_MAX;
+  for (const auto& [page, bytes] : pages_) {
+    if (bytes == nullptr || (page + 1) * kPage <= at || page * kPage >= size_) continue;
+    found = std::min(found, std::max(at, page * kPage));
+  }
+  return found;
+}
+
 void FileContent::sync() {
   saved_.clear();
   pending_.clear();

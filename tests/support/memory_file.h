@@ -62,6 +62,8 @@ class FileContent {
   void punch(std::uint64_t at, std::uint64_t count);
   [[nodiscard]] int preallocate(std::uint64_t at, std::uint64_t count);
   [[nodiscard]] std::uint64_t size() const { return size_; }
+  /// First offset >= at in a page that was written; UINT64_MAX when there is none.
+  [[nodiscard]] std::uint64_t next_data(std::uint64_t at) const;
   [[nodiscard]] std::uint64_t allocated() const { return pages_.size() * kPageSize; }
 
   void sync();

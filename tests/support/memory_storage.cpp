@@ -95,6 +95,13 @@ class MemoryFile final : public os::File {
     return {};
   }
 
+  Result<ByteOffset> next_data(ByteOffset at) const override {
+    VARVE_TRY(enter(Calls::reads, "seek"));
+    SharedLock lock(content_->mutex);
+    VARVE_TRY(alive("seek"));
+    return ByteOffset{content_->next_data(at.value())};
+  }
+
   Status preallocate(ByteOffset at, ByteCount count) override {
     VARVE_TRY(enter(Calls::changes, "preallocate"));
     VARVE_TRY(writable("preallocate"));

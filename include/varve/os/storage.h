@@ -4,7 +4,8 @@
 //
 // Paths are relative to the storage's root, '/'-separated, without empty, "." or ".." parts. Implementations refuse
 // others with EINVAL, never follow a symbolic link and never leave the root (ELOOP / EXDEV). A path that is not a
-// regular file where a file is opened is refused (EINVAL), a FIFO or device included, without blocking on it.
+// regular file where a file is opened is refused (EINVAL), a FIFO or device included, without blocking on it. So is a
+// file that belongs to another user (EPERM), and, for writing, one that has a second name (EMLINK).
 //
 // Errors: every function reports the errno of the call that failed, with the path in the message; ENOENT has the kind
 // `absent`. EINTR is retried.
@@ -57,6 +58,10 @@ class File {
   [[nodiscard]] virtual Status resize(ByteCount size) = 0;
   /// Frees the storage of a range, which then reads as zeros; the size stays. EOPNOTSUPP where unknown.
   [[nodiscard]] virtual Status punch(ByteOffset at, ByteCount count) = 0;
+  /// The first offset from `at` on that may hold data, UINT64_MAX when there is none: what lies before was never written,
+  /// or punched. In doubt `at` itself, so a filesystem that cannot tell is right, and slow. What is reserved and was not
+  /// written counts as none. For who changes the file meanwhile the answer is out of date.
+  [[nodiscard]] virtual Result<ByteOffset> next_data(ByteOffset at) const { return at; }
   /// Reserves storage so that writes in the range cannot meet ENOSPC; extends the file when needed.
   [[nodiscard]] virtual Status preallocate(ByteOffset at, ByteCount count) = 0;
   [[nodiscard]] virtual Result<FileStatus> status() const = 0;
@@ -148,12 +153,12 @@ class VolatileStorage {
   [[nodiscard]] virtual Status rename(std::string_view from, std::string_view to) = 0;
 };
 
-/// The directory `path`, opened once (openat2 with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS below it).
+/// The directory `path`, opened once (below it openat2 with RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS, or its equal).
 /// ENOENT, ENOTDIR, EACCES; the message names the path.
 [[nodiscard]] Result<std::unique_ptr<Storage>> open_directory(const std::string& path);
 /// A directory for `store_id` (0700) on tmpfs, made when absent: in /run/varve for root where /run is tmpfs, else in
-/// /dev/shm/varve-UID. A place that is not tmpfs (ENODEV), or a directory that another user owns or may enter (EPERM),
-/// is refused.
+/// /dev/shm/varve-UID, or, where another user has taken that name, /dev/shm/varve-UID-RANDOM. A place that is not tmpfs
+/// (ENODEV), or a directory that another user owns or may write to (EPERM), is refused.
 [[nodiscard]] Result<std::unique_ptr<VolatileStorage>> open_volatile(std::string_view store_id);
 /// The existing directory `path`, under the same conditions.
 [[nodiscard]] Result<std::unique_ptr<VolatileStorage>> open_volatile_directory(const std::string& path);
