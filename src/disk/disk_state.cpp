@@ -177,10 +177,9 @@ Status DiskState::apply_one(const record::SegmentsCleared&, Released&) {
 // --- pending snapshots ---
 
 std::optional<std::size_t> DiskState::position_of(SnapshotId id) const {
-  for (std::size_t i = 0; i < pending_.size(); ++i) {
-    if (pending_[i].id == id) return i;
-  }
-  return std::nullopt;
+  const auto it = std::ranges::lower_bound(pending_, id, {}, &PendingState::id);
+  if (it == pending_.end() || it->id != id) return std::nullopt;
+  return static_cast<std::size_t>(it - pending_.begin());
 }
 
 Result<PendingState*> DiskState::find(std::uint64_t id) {
@@ -189,11 +188,15 @@ Result<PendingState*> DiskState::find(std::uint64_t id) {
   return &pending_[*position];
 }
 
-Place DiskState::place_of(std::size_t position, ChunkIndex chunk) const {
+std::optional<Place> DiskState::inherited_place(std::size_t position, ChunkIndex chunk) const {
   const auto& inherited = pending_[position].inherited;
-  if (!inherited.empty()) {
-    if (const auto it = inherited.find(chunk.value()); it != inherited.end()) return it->second;
-  }
+  if (inherited.empty()) return std::nullopt;
+  const auto it = inherited.find(chunk.value());
+  return it == inherited.end() ? std::nullopt : std::optional(it->second);
+}
+
+Place DiskState::place_of(std::size_t position, ChunkIndex chunk) const {
+  if (const auto inherited = inherited_place(position, chunk)) return *inherited;
   for (std::size_t i = position; i < pending_.size(); ++i) {
     if (const auto saved = pending_[i].saved.get(chunk)) return *saved;
   }
@@ -261,19 +264,34 @@ Status DiskState::apply_one(const record::Inherited& r, Released&) {
   return {};
 }
 
-/// Homes that a pending snapshot kept: candidates only, another may keep them still.
-void DiskState::release_homes(const PendingState& gone, Released& released) {
+/// Whether a slot that holds this chunk is named by the live image or a pending snapshot. A slot never holds another
+/// chunk before it was free.
+bool DiskState::names_slot(ChunkIndex chunk, Slot slot) const {
+  const Place place{PlaceKind::detour, slot};
+  if (places_.get(chunk) == place) return true;
+  return std::any_of(pending_.begin(), pending_.end(), [&](const PendingState& pending) {
+    if (pending.saved.get(chunk) == place) return true;
+    const auto it = pending.inherited.find(chunk.value());
+    return it != pending.inherited.end() && it->second == place;
+  });
+}
+
+/// What a pending snapshot kept, and has left pending_. Homes are candidates only, another may keep them still. Only its
+/// own places are looked at: this comes once for each snapshot that was ever taken, and with each of them at recovery.
+void DiskState::release_kept(const PendingState& gone, Released& released) {
+  std::set<Slot> slots;
   const auto release = [&](ChunkIndex chunk, Place place) {
     if (place.kind == PlaceKind::home) let_go(chunk, place, released);
+    if (place.kind == PlaceKind::detour && !names_slot(chunk, place.slot)) slots.insert(place.slot);
   };
   gone.saved.for_each(release);
   for (const auto& [chunk, place] : gone.inherited) release(ChunkIndex{chunk}, place);
+  released.slots.insert(released.slots.end(), slots.begin(), slots.end());
 }
 
 Status DiskState::apply_one(const record::PendingDropped& r, Released& released) {
   const auto position = position_of(SnapshotId{r.id});
   if (!position) return impossible(fmt::format("snapshot {} is dropped and not pending", r.id));
-  const std::set<Slot> before = used_slots();
   PendingState dropped = std::move(pending_[*position]);
   pending_.erase(pending_.begin() + static_cast<std::ptrdiff_t>(*position));
   const bool has_heir = *position < pending_.size();
@@ -296,9 +314,7 @@ Status DiskState::apply_one(const record::PendingDropped& r, Released& released)
     SavedPlaces& older = pending_[*position - 1].saved;
     dropped.saved.for_each([&](ChunkIndex chunk, Place place) { older.save(chunk, place); });
   }
-  release_homes(dropped, released);
-  const std::set<Slot> after = used_slots();
-  std::set_difference(before.begin(), before.end(), after.begin(), after.end(), std::back_inserter(released.slots));
+  release_kept(dropped, released);
   return {};
 }
 
@@ -306,14 +322,11 @@ Status DiskState::apply_one(const record::Committed& r, Released& released) {
   if (pending_.empty() || pending_.front().id != SnapshotId{r.id}) {
     return impossible("a commit of another than the oldest pending snapshot");
   }
-  const std::set<Slot> before = used_slots();
   PendingState committed = std::move(pending_.front());
   pending_.pop_front();
   parent_root_ = r.root;
   parent_incarnation_ = committed.incarnation;
-  release_homes(committed, released);
-  const std::set<Slot> after = used_slots();
-  std::set_difference(before.begin(), before.end(), after.begin(), after.end(), std::back_inserter(released.slots));
+  release_kept(committed, released);
   return {};
 }
 

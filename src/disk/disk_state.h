@@ -83,6 +83,8 @@ class DiskState {
   /// Position in pending(); nothing when it is not pending.
   [[nodiscard]] std::optional<std::size_t> position_of(SnapshotId id) const;
   [[nodiscard]] Place place_of(std::size_t position, ChunkIndex chunk) const;
+  /// What a pending snapshot has been told about a chunk by one that was dropped before it.
+  [[nodiscard]] std::optional<Place> inherited_place(std::size_t position, ChunkIndex chunk) const;
   /// A run from `from` on that has one place, and, when Base, one segment.
   [[nodiscard]] PlaceRun frozen_run(std::size_t position, ChunkIndex from, ChunkIndex end) const;
   [[nodiscard]] SnapshotId high_water() const { return high_water_; }
@@ -137,7 +139,8 @@ class DiskState {
   void set_place(ChunkIndex chunk, Place place, Released& released);
   void fill(ChunkIndex first, ChunkCount count, PlaceKind kind, Released& released);
   void let_go(ChunkIndex chunk, Place place, Released& released);
-  void release_homes(const PendingState& gone, Released& released);
+  void release_kept(const PendingState& gone, Released& released);
+  [[nodiscard]] bool names_slot(ChunkIndex chunk, Slot slot) const;
   void leave_page(std::uint64_t index, PlacePage old, Released& released);
   void set_size(ByteCount size, Released& released);
   void edit_segments(ChunkIndex first, ChunkCount count, const OpaqueRoot& root, ChunkIndex source);

@@ -244,6 +244,7 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Result<bool> move_one_home(ChunkIndex chunk) VARVE_EXCLUDES(gate);
   [[nodiscard]] std::vector<ChunkIndex> detours_to_move(std::size_t most) VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status punch_homes() VARVE_EXCLUDES(gate);
+  [[nodiscard]] Result<bool> pass_over_hole(const Released::Homes& piece) VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status punch_slots() VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status clear_segments() VARVE_EXCLUDES(gate);
   [[nodiscard]] Status compact_journal() VARVE_EXCLUDES(gate);

@@ -129,11 +129,14 @@ Status LiveDisk::Implementation::record_and_apply(const Record& record) {
 }
 
 bool LiveDisk::Implementation::pinned(ChunkIndex chunk, Place place) const {
-  for (std::size_t i = 0; i < frozen.size(); ++i) {
+  // From the newest to the oldest, with the place that the chunk had at each freeze: one pass, however many are pending.
+  Place then = state.places().get(chunk);
+  for (std::size_t i = frozen.size(); i-- > 0;) {
+    then = state.pending()[i].saved.get(chunk).value_or(then);
     const Frozen& f = *frozen[i];
     if (chunk.value() >= f.chunks.value()) continue;
     if (f.map_durable && !f.changed(chunk, blocks_per_chunk())) continue;
-    if (state.place_of(i, chunk) == place) return true;
+    if (state.inherited_place(i, chunk).value_or(then) == place) return true;
   }
   // Gone from memory, not yet from the sealed journal. Which place it had is not known any more: any.
   for (const auto& [position, f] : unsealed_snapshots) {
@@ -1054,6 +1057,7 @@ LiveDiskCounters LiveDisk::counters() const {
   counters.free_slots = self.free_slots.size();
   counters.segments = self.state.segments().size();
   counters.journal_bytes = self.journal->end();
+  for (const Released::Homes& homes : self.homes_to_punch) counters.unswept_chunks += homes.count.value();
   return counters;
 }
 

@@ -120,8 +120,9 @@ void SavedPlaces::save_page(std::uint64_t index, PlacePage page, KeptAlready kep
 template <class Visit>
 void SavedPlaces::for_each(Visit visit) const {
   for (const auto& [index, page] : pages_) {
-    for (std::uint64_t i = 0; i < kPageChunks; ++i) {
-      if (page.present[i]) visit(ChunkIndex{index * kPageChunks + i}, page.places.get(i));
+    // What is there, not all that could be: a page mostly has a few.
+    for (std::size_t i = page.present._Find_first(); i < kPageChunks; i = page.present._Find_next(i)) {
+      visit(ChunkIndex{index * kPageChunks + i}, page.places.get(i));
     }
   }
 }

@@ -178,6 +178,37 @@ std::vector<PendingInfo> LiveDisk::pending() const {
   return all;
 }
 
+std::size_t LiveDisk::pending_count() const {
+  auto& self = *implementation_;
+  MutexLock lock(self.state_mutex);
+  return static_cast<std::size_t>(std::ranges::count_if(self.frozen, [](const auto& f) { return f->shown; }));
+}
+
+std::optional<PendingInfo> LiveDisk::find_pending(SnapshotId id) const {
+  auto& self = *implementation_;
+  MutexLock lock(self.state_mutex);
+  const auto position = self.position_of(id);
+  return position ? std::optional(self.describe(*position)) : std::nullopt;
+}
+
+std::optional<PendingInfo> LiveDisk::oldest_pending() const {
+  auto& self = *implementation_;
+  MutexLock lock(self.state_mutex);
+  for (std::size_t i = 0; i < self.frozen.size(); ++i) {
+    if (self.frozen[i]->shown) return self.describe(i);
+  }
+  return std::nullopt;
+}
+
+std::optional<PendingInfo> LiveDisk::newest_pending() const {
+  auto& self = *implementation_;
+  MutexLock lock(self.state_mutex);
+  for (std::size_t i = self.frozen.size(); i-- > 0;) {
+    if (self.frozen[i]->shown) return self.describe(i);
+  }
+  return std::nullopt;
+}
+
 SnapshotId LiveDisk::high_water() const {
   MutexLock lock(implementation_->state_mutex);
   return implementation_->state.high_water();

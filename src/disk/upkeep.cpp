@@ -68,6 +68,23 @@ Result<std::size_t> LiveDisk::move_home(std::size_t max_chunks) {
 
 // --- giving storage back ---
 
+/// Whether nothing of the piece holds storage; then all of the hole that it lies in is passed over. After a kill the whole
+/// image is looked through: what it does not hold must not take hours.
+Result<bool> LiveDisk::Implementation::pass_over_hole(const Released::Homes& piece) {
+  VARVE_TRY_ASSIGN(const ByteOffset data, home->next_data(geometry.start_of(piece.first)));
+  if (data < geometry.start_of(piece.first + piece.count)) return false;
+  MutexLock lock(state_mutex);
+  // This thread alone takes from the list: what is in front is the rest of the range that the piece was cut from, or the
+  // next one.
+  if (homes_to_punch.empty() || homes_to_punch.front().first != piece.first + piece.count) return true;
+  Released::Homes& rest = homes_to_punch.front();
+  const std::uint64_t until = std::min(data.value() / geometry.chunk_size().value(), (rest.first + rest.count).value());
+  rest.count = (rest.first + rest.count) - ChunkIndex{until};
+  rest.first = ChunkIndex{until};
+  if (rest.count == ChunkCount{0}) homes_to_punch.pop_front();
+  return true;
+}
+
 Status LiveDisk::Implementation::punch_homes() {
   for (std::size_t punches = 0; punches < kPunchesPerSlice; ++punches) {
     Released::Homes piece;
@@ -86,6 +103,8 @@ Status LiveDisk::Implementation::punch_homes() {
       if (next.count == ChunkCount{0}) homes_to_punch.pop_front();
     }
     if (skip) continue;
+    VARVE_TRY_ASSIGN(const bool hole, pass_over_hole(piece));
+    if (hole) continue;
     // Exclusive: no reader of the old place is left, and no writer chooses this Home meanwhile.
     SharedLock shared(gate);
     const auto count = static_cast<std::size_t>(piece.count.value());

@@ -12,6 +12,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -93,6 +94,7 @@ struct LiveDiskCounters {
   std::uint64_t base_chunks = 0;
   std::uint64_t segments = 0;           ///< of L
   std::uint64_t journal_bytes = 0;
+  std::uint64_t unswept_chunks = 0;     ///< of home.img, that tidy() has yet to look at for storage to give back
   std::uint64_t changed_blocks = 0;     ///< since the last freeze; all, after a power loss
 };
 
@@ -160,8 +162,12 @@ class LiveDisk {
   /// image. On an error nothing is pending that was not before.
   [[nodiscard]] Result<PendingInfo> freeze(SnapshotId id, SnapshotId parent, const std::string& name,
                                            const std::string& attributes);
-  /// Oldest first.
+  /// Oldest first. Costs what they are; for one of them ask for that one.
   [[nodiscard]] std::vector<PendingInfo> pending() const;
+  [[nodiscard]] std::size_t pending_count() const;
+  [[nodiscard]] std::optional<PendingInfo> find_pending(SnapshotId id) const;
+  [[nodiscard]] std::optional<PendingInfo> oldest_pending() const;
+  [[nodiscard]] std::optional<PendingInfo> newest_pending() const;
   /// The highest snapshot id ever frozen here, dropped ones included; 0 when none.
   [[nodiscard]] SnapshotId high_water() const;
   [[nodiscard]] Result<std::size_t> read_pending(SnapshotId id, ByteOffset at, std::span<std::byte> out);
