@@ -35,6 +35,19 @@ ByteCount count_data(store::Disk& disk, const store::SnapshotInfo& snapshot) {
   return at.value() >= snapshot.size.value() ? data : data + (ByteOffset{snapshot.size.value()} - at);
 }
 
+/// The kernel may keep what only it or our notifications change. What the control files show changes by itself, and who
+/// may look at them with the root's modes.
+double timeout_of(const Node& node) {
+  switch (node.id.kind) {
+    case NodeKind::control_directory:
+    case NodeKind::status_file:
+    case NodeKind::metrics_file:
+      return 0;
+    default:
+      return kTimeout;
+  }
+}
+
 /// A new owner of a file never gets the privileges of the old one.
 void change_owner_and_mode(store::Attributes& attributes, const struct stat& wanted, int which, bool is_image) {
   if ((which & FUSE_SET_ATTR_UID) != 0) attributes.owner = wanted.st_uid;
@@ -98,7 +111,7 @@ fuse_entry_param Filesystem::entry_of(const Node& node) {
   fuse_entry_param entry{};
   entry.ino = node.ino();
   entry.attr = stat_of(node);
-  entry.attr_timeout = kTimeout;
+  entry.attr_timeout = timeout_of(node);
   entry.entry_timeout = kTimeout;
   return entry;
 }
@@ -106,7 +119,7 @@ fuse_entry_param Filesystem::entry_of(const Node& node) {
 void Filesystem::get_attributes(Request request, Ino ino) {
   const auto node = find_node(store_, ino);
   if (!node) return fail(request, node.error());
-  if (!is_slow_to_stat(*node)) return request.attributes(stat_of(*node), kTimeout);
+  if (!is_slow_to_stat(*node)) return request.attributes(stat_of(*node), timeout_of(*node));
   later(snapshots_, std::move(request),
         [this, node = *node](Request& held) { held.attributes(stat_of(node), kTimeout); });
 }

@@ -159,9 +159,9 @@ store::Attributes attributes_of(const store::Store& store, const Node& node) {
     default:
       break;
   }
-  // Whoever may enter the root may look.
+  // They name disks and snapshots: whoever may list the root may look.
   store::Attributes attributes = store.root_attributes();
-  attributes.mode = node.id.kind == NodeKind::control_directory ? 0555 : 0444;
+  attributes.mode &= node.id.kind == NodeKind::control_directory ? 0555 : 0444;
   attributes.xattrs.clear();
   return attributes;
 }

@@ -39,7 +39,7 @@ void Background::start() {
   threads_.emplace_back([this] { upkeep_loop(); });
   pthread_setname_np(threads_.back().native_handle(), "upkeep");
   for (const auto& disk : disks_()) {
-    if (!disk->live().pending().empty()) want_commit(disk->id());
+    if (disk->live().pending_count() > 0) want_commit(disk->id());
   }
 }
 

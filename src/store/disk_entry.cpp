@@ -288,12 +288,7 @@ SnapshotInfo DiskEntry::describe(const disk::PendingInfo& pending) const {
   return info;
 }
 
-std::optional<disk::PendingInfo> DiskEntry::find_pending(SnapshotId id) const {
-  for (auto& pending : live_->pending()) {
-    if (pending.id == id) return pending;
-  }
-  return std::nullopt;
-}
+std::optional<disk::PendingInfo> DiskEntry::find_pending(SnapshotId id) const { return live_->find_pending(id); }
 
 std::vector<SnapshotInfo> DiskEntry::snapshots() const {
   // Pending first (invariant 1): one that moves between the two looks is seen twice, never not at all.
@@ -351,8 +346,8 @@ Result<std::shared_ptr<const catalog::SnapshotEntry>> DiskEntry::complete(Snapsh
 
 SnapshotId DiskEntry::parent_of_next() const {
   const auto incarnation = live_->info().incarnation;
-  const auto pending = live_->pending();
-  if (!pending.empty() && pending.back().incarnation == incarnation) return pending.back().id;
+  const auto pending = live_->newest_pending();
+  if (pending && pending->incarnation == incarnation) return pending->id;
   const auto state = log_->state();
   for (auto it = state->snapshots.rbegin(); it != state->snapshots.rend(); ++it) {
     if (it->second->incarnation == incarnation) return it->first;
@@ -398,7 +393,7 @@ void DiskEntry::spare(SnapshotId id) {
     MutexLock lock(commit_mutex_);
     doomed_.erase(doomed_.find(id));
   }
-  if (!live_->pending().empty()) commit_wanted_();
+  if (live_->pending_count() > 0) commit_wanted_();
 }
 
 Status DiskEntry::remove_snapshot(SnapshotId id) {
@@ -552,13 +547,13 @@ Result<T> DiskEntry::on_snapshot(SnapshotId id, ByteOffset at, FromImage from_im
 std::optional<disk::PendingInfo> DiskEntry::begin_commit() {
   MutexLock lock(commit_mutex_);
   if (removed_ || committing_ != SnapshotId{0}) return std::nullopt;
-  auto pending = live_->pending();
-  if (pending.empty() || doomed_.contains(pending.front().id)) return std::nullopt;
-  committing_ = pending.front().id;
+  auto oldest = live_->oldest_pending();
+  if (!oldest || doomed_.contains(oldest->id)) return std::nullopt;
+  committing_ = oldest->id;
   cancel_ = false;
   progress_.chunks_done = 0;
   progress_.chunks_total = 0;
-  return std::move(pending.front());
+  return oldest;
 }
 
 void DiskEntry::end_commit() {
@@ -656,7 +651,7 @@ Result<bool> DiskEntry::upkeep() {
   if (moved == 0 && !live_->latched() && live_->counters().detour_chunks > 0) VARVE_TRY(live_->flush());
   VARVE_TRY(live_->tidy());
   VARVE_TRY(log_->checkpoint_if_due());
-  return moved > 0;
+  return moved > 0 || live_->counters().unswept_chunks > 0;
 }
 
 Status DiskEntry::rename(const std::string& name) {

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include <algorithm>
+#include <array>
 #include <iterator>
 #include <nlohmann/json.hpp>
 
@@ -28,6 +30,11 @@ std::string_view opened_word(disk::Opened opened) {
   return "unknown";
 }
 
+json describe_task(const StartupTask& task, std::string_view what) {
+  constexpr std::array<const char*, 4> kWords{"waiting", "running", "done", "failed"};
+  return json{{"state", kWords.at(static_cast<std::size_t>(task.state.load()))}, {what, task.looked_at.load()}};
+}
+
 json describe_live(Disk& disk) {
   const auto info = disk.live().info();
   if (!info.exists) return nullptr;
@@ -40,6 +47,7 @@ json describe_live(Disk& disk) {
               {"home_chunks", counters.home_chunks},
               {"detour_chunks", counters.detour_chunks},
               {"base_chunks", counters.base_chunks},
+              {"unswept_chunks", counters.unswept_chunks},
               {"latched", disk.live().latched()}};
 }
 
@@ -56,16 +64,14 @@ json describe_snapshot(const SnapshotInfo& info) {
 }
 
 json describe_disk(Disk& disk) {
-  std::size_t complete = 0;
+  // Not all of them: there may be ten thousand, and most are complete.
   json pending = json::array();
-  const auto snapshots = disk.snapshots();
-  for (const auto& snapshot : snapshots) {
-    if (snapshot.state == SnapshotStateKind::complete) {
-      ++complete;
-    } else {
-      pending.push_back({{"name", snapshot.name}, {"percent", snapshot.percent}});
-    }
+  for (const auto& one : disk.live().pending()) {
+    const auto snapshot = disk.snapshot(one.id);
+    if (!snapshot || snapshot->state == SnapshotStateKind::complete) continue;
+    pending.push_back({{"name", snapshot->name}, {"percent", snapshot->percent}});
   }
+  const std::size_t complete = disk.snapshot_count() - std::min(disk.snapshot_count(), pending.size());
   return json{{"id", disk.id().value()},
               {"name", disk.name()},
               {"created", to_iso8601(disk.created())},
@@ -114,6 +120,9 @@ json report_status(const Store& store, Services& services) {
                 {"compression", settings.compression.to_text()}}},
               {"disks", disks},
               {"damaged_disks", store.damaged_disks()},
+              {"background",
+               {{"locator", describe_task(services.locator_check, "packs")},
+                {"collect", describe_task(services.first_collect, "records")}}},
               {"cache",
                {{"chunk_bytes", counters.chunk_cache_used},
                 {"chunk_hits", counters.chunk_cache_hits},
@@ -152,7 +161,7 @@ std::string report_metrics(const Store& store, Services& services) {
   per_disk("varve_snapshots", "Snapshots, pending ones included.",
            [](Disk& disk) { return std::uint64_t{disk.snapshot_count()}; });
   per_disk("varve_snapshots_pending", "Snapshots whose data is not in packs yet.",
-           [](Disk& disk) { return std::uint64_t{disk.live().pending().size()}; });
+           [](Disk& disk) { return std::uint64_t{disk.live().pending_count()}; });
   Metric(out, "varve_chunk_cache_bytes", "gauge", "Bytes in the chunk cache.").add(counters.chunk_cache_used);
   Metric(out, "varve_chunk_cache_hits_total", "counter", "Chunks found in the cache.").add(counters.chunk_cache_hits);
   Metric(out, "varve_chunk_cache_misses_total", "counter", "Chunks that had to be loaded.")

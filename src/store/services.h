@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstdint>
 #include <memory>
 #include <string>
 
@@ -18,6 +19,13 @@ inline constexpr std::size_t kEncoderThreads = 2;
 inline constexpr std::size_t kPrefetchThreads = 4;
 inline constexpr std::size_t kMaxQueuedPrefetches = 256;
 
+/// One of the things that are done once after the store was opened, while it is used; for status.json.
+struct StartupTask {
+  enum class State { waiting, running, done, failed };
+  std::atomic<State> state{State::waiting};
+  std::atomic<std::uint64_t> looked_at{0};
+};
+
 /// The layers below, in the order in which they stand on each other. Assembled once, in Store::open().
 struct Services {
   std::unique_ptr<os::Storage> storage;
@@ -30,6 +38,8 @@ struct Services {
   std::unique_ptr<ThreadPool> encoders;
   std::unique_ptr<ThreadPool> prefetchers;
   std::atomic<bool> stopping{false};
+  StartupTask locator_check;  ///< counts packs that were not known, or are gone
+  StartupTask first_collect;  ///< counts records
 };
 
 }  // namespace varve::store

@@ -29,6 +29,7 @@ using catalog::quoted;
 constexpr std::string_view kLockFile = "lock";
 constexpr std::string_view kLocatorDirectory = "locator";
 constexpr std::size_t kMaxLockText = 4096;
+constexpr std::uint32_t kWritableByOthers = 0022;
 /// Disks are opened side by side: each costs a few dozen reads, mostly waiting.
 constexpr std::size_t kOpenThreads = 8;
 /// A clone or restore of a snapshot that is still pending waits this long for its commit.
@@ -310,13 +311,25 @@ void OpenStore::start_background() {
 
 /// Once, in the background, after the store is usable.
 void OpenStore::at_start() {
-  const auto stop = [this] { return services_.stopping.load(); };
-  if (auto done = services_.chunks->reconcile_locator(stop); !done && done.error().code != ECANCELED) {
-    log::warning("the locator is incomplete, deduplication finds less: {}", done.error().message);
-  }
-  if (auto done = collect(stop); !done && done.error().code != ECANCELED) {
-    log::warning("collect did not run: {}", done.error().message);
-  }
+  const auto run = [this](StartupTask& task, const auto& work, std::string_view complaint) {
+    task.state = StartupTask::State::running;
+    // Asked once for each thing that is looked at.
+    const std::function<bool()> stop = [this, &task] {
+      ++task.looked_at;
+      return services_.stopping.load();
+    };
+    const Status done = work(stop);
+    task.state = done ? StartupTask::State::done : StartupTask::State::failed;
+    if (!done && done.error().code != ECANCELED) log::warning("{}: {}", complaint, done.error().message);
+  };
+  run(services_.locator_check, [this](const auto& stop) { return services_.chunks->reconcile_locator(stop); },
+      "the locator is incomplete, deduplication finds less");
+  run(services_.first_collect,
+      [this](const auto& stop) -> Status {
+        VARVE_TRY(collect(stop));
+        return {};
+      },
+      "collect did not run");
 }
 
 Status OpenStore::close() {
@@ -641,7 +654,7 @@ bool OpenStore::wait_until_quiet(std::chrono::milliseconds limit) {
         while (disk->upkeep().value_or(false)) {
         }
       }
-      quiet = quiet && disk->live().pending().empty() && disk->live().counters().detour_chunks == 0;
+      quiet = quiet && disk->live().pending_count() == 0 && disk->live().counters().detour_chunks == 0;
     }
     if (quiet) return true;
     if (std::chrono::steady_clock::now() > deadline) return false;
@@ -660,14 +673,29 @@ Status OpenStore::step_upkeep(DiskId id) {
   return {};
 }
 
+/// RocksDB opens its files by path and asks nothing: a pipe would hold it up, a link lead it elsewhere.
+Status refuse_foreign_locator(os::Storage& storage) {
+  const std::string directory(kLocatorDirectory);
+  VARVE_TRY(storage.make_directory(directory));
+  VARVE_TRY_ASSIGN(const auto entries, storage.list(directory));
+  for (const auto& entry : entries) {
+    if (entry.type != os::FileType::directory) VARVE_TRY(storage.open(directory + "/" + entry.name, {.write = true}));
+  }
+  return {};
+}
+
+Result<std::unique_ptr<chunks::Locator>> open_locator(os::Storage& storage, const std::string& path) {
+  VARVE_TRY(refuse_foreign_locator(storage));
+  return chunks::open_rocksdb_locator(boost::filesystem::absolute(path).string() + "/" + std::string(kLocatorDirectory));
+}
+
 /// The volatile directory and the locator of a store at `path`.
 Result<Environment> real_environment(const std::string& path, std::unique_ptr<os::Storage> storage,
                                      const std::string& store_id) {
   Environment environment;
   environment.storage = std::move(storage);
   VARVE_TRY_ASSIGN(environment.maps, os::open_volatile(store_id));
-  const std::string locator_path = boost::filesystem::absolute(path).string() + "/" + std::string(kLocatorDirectory);
-  auto locator = chunks::open_rocksdb_locator(locator_path);
+  auto locator = open_locator(*environment.storage, path);
   if (locator) {
     environment.locator = std::move(*locator);
   } else {
@@ -686,8 +714,12 @@ Result<std::unique_ptr<Store>> finish_open(Environment environment, std::unique_
   return std::unique_ptr<Store>(std::move(store));
 }
 
+/// A store that others own or may write to holds what they put there, at any moment.
 Status refuse_foreign(os::Storage& storage, const std::string& path) {
   VARVE_TRY_ASSIGN(const auto status, storage.status(""));
+  if (status.owner == ::geteuid() && (status.mode & kWritableByOthers) != 0) {
+    return fail_refused(EACCES, fmt::format("{}: others than its owner may write to this directory; chmod go-w it", path));
+  }
   if (status.owner == ::geteuid()) return {};
   return fail_refused(EACCES, fmt::format("{}: the store belongs to user {}, and this is user {}; run varve as that user, "
                                           "or chown the whole store",
@@ -728,6 +760,7 @@ Status Store::init(const std::string& path, const InitOptions& options) {
     VARVE_TRY(above->sync_directory(""));
   }
   VARVE_TRY_ASSIGN(const auto storage, os::open_directory(path));
+  VARVE_TRY(refuse_foreign(*storage, path));
   auto done = init(*storage, options);
   return done ? done : Status(tl::unexpected(done.error().in(path)));
 }
