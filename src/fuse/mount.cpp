@@ -16,6 +16,7 @@
 #include "filesystem.h"
 #include "mountpoint.h"
 #include "notifier.h"
+#include "privileges.h"
 #include "request.h"
 #include "varve/core/log.h"
 #include "varve/fuse/mount_table.h"
@@ -140,13 +141,18 @@ Result<FuseSession> make_session(const MountOptions& options, Filesystem& filesy
 }
 
 Status mount_session(fuse_session* session, const std::string& mountpoint, const MountOptions& options) {
-  if (fuse_session_mount(session, mountpoint.c_str()) != 0) {
+  const auto mounted = [&] {
+    const RaisedPrivileges raised;
+    return fuse_session_mount(session, mountpoint.c_str()) == 0;
+  }();
+  if (!mounted) {
     std::string sentence = fmt::format("mounting on {} was refused", mountpoint);
     if (!last_complaint.empty()) sentence += ": " + last_complaint;
     if (::geteuid() != 0 && options.allow_other) sentence += " (allow_other needs user_allow_other in /etc/fuse.conf)";
     return fail_refused(EPERM, sentence);
   }
   if (route_answers(session)) return {};
+  const RaisedPrivileges raised;
   fuse_session_unmount(session);
   return fail_refused(EIO, "libfuse refused to have its replies routed");
 }
@@ -159,6 +165,7 @@ void raise_readahead(const std::string& device) {
 }
 
 void log_holders(const std::string& mountpoint) {
+  const RaisedPrivileges raised;
   const auto holders = find_holders(mountpoint);
   log::warning("{} is in use and stays mounted until these have gone:", mountpoint);
   for (std::size_t i = 0; i < std::min(holders.size(), kMaxHoldersLogged); ++i) log::warning("  {}", holders[i]);
@@ -172,6 +179,7 @@ void prepare_process() {
   // With it, memory that the kernel wants for us is not looked for among dirty pages that only we can clean. Inherited
   // by every thread started from here on.
   if (::prctl(PR_SET_IO_FLUSHER, 1, 0, 0, 0) != 0) log::debug("PR_SET_IO_FLUSHER: not permitted");
+  drop_privileges();
 }
 
 // --- the session ---
@@ -208,7 +216,10 @@ Session::Implementation::~Implementation() {
   if (session != nullptr && !served && is_mounted()) {
     if (auto gone = unmount(mountpoint, UnmountHow::lazily); !gone) log::warning("{}", gone.error().message);
   }
-  if (session != nullptr) fuse_session_unmount(session.get());
+  if (session != nullptr) {
+    const RaisedPrivileges raised;
+    fuse_session_unmount(session.get());
+  }
   store.set_observer(nullptr);
   filesystem.reset();
   notifier.reset();
@@ -300,7 +311,6 @@ Result<std::unique_ptr<Session>> Session::mount(store::Store& store, const Mount
 
 Status Session::run(const std::function<void()>& on_ready) {
   auto& self = *implementation_;
-  prepare_process();
   VARVE_TRY_ASSIGN(const auto negotiated, serve_init(self.session.get()));
   self.filesystem->begin(negotiated);
   self.serve_all(on_ready);

@@ -12,6 +12,7 @@
 #include <cstdlib>
 #include <filesystem>
 
+#include "privileges.h"
 #include "varve/core/log.h"
 #include "varve/fuse/mount_table.h"
 #include "varve/os/descriptor.h"
@@ -104,6 +105,7 @@ Status check_mounting_possible() {
 }
 
 Status unmount(const std::string& mountpoint, UnmountHow how) {
+  const RaisedPrivileges raised;
   if (::umount2(mountpoint.c_str(), UMOUNT_NOFOLLOW | (how == UnmountHow::lazily ? MNT_DETACH : 0)) == 0) return {};
   if (errno == EPERM && ::geteuid() != 0) return run_fusermount(mountpoint, how);
   return fail_system(errno, "unmounting " + mountpoint);

@@ -28,9 +28,9 @@ struct MountOptions {
 /// the disk below sees.
 constexpr unsigned kDefaultThreads = 16;
 
-/// To be called once by a process that is going to mount, before it starts any thread (so before it opens the store):
-/// the kernel must not wait for our own writeback when it needs memory for ours. Never fails; needs CAP_SYS_RESOURCE to
-/// have an effect.
+/// To be called once by a process that is going to mount, before it starts any thread (so before it opens the store).
+/// The kernel must not wait for our own writeback when it needs memory for ours (needs CAP_SYS_RESOURCE to have an
+/// effect); then root's privileges go, all but a few (src/fuse/privileges.h). Never fails.
 void prepare_process();
 
 /// One mounted store.
