@@ -79,17 +79,29 @@ wait_until() {
 no_pending='not any(d["snapshots"]["pending"] for d in s["disks"])'
 swept='not any(d["live"] and d["live"]["unswept_chunks"] for d in s["disks"])'
 started='all(t["state"] == "done" for t in s["background"].values())'
+# Until the daemon has let go of the store, which may be after what ended it.
+wait_gone() { while [ -d "/proc/$1" ]; do sleep 0.05; done; }
+unmount() {
+  local process
+  process=$(daemon)
+  umount v
+  wait_gone "$process"
+  drop_caches
+}
+kill_daemon() {
+  local process
+  process=$(daemon)
+  kill -KILL "$process"
+  wait_gone "$process"
+  umount -l v
+  drop_caches
+}
 die() { # ends the daemon with a pending snapshot
   python3 -c 'import os, sys, random
 image = os.open("v/d/disk.img", os.O_WRONLY)
 for i in range(200): os.pwrite(image, random.randbytes(65536), random.randrange(1 << 24) << 16)
 os.mkdir("v/d/" + sys.argv[1])' "$1"
-  local process
-  process=$(daemon)
-  kill -KILL "$process"
-  while [ -d "/proc/$process" ]; do sleep 0.05; done
-  umount -l v
-  drop_caches
+  kill_daemon
 }
 recovery() {
   "$varve" init store >/dev/null
@@ -99,8 +111,7 @@ recovery() {
   echo "a live image of 1 TiB, 1,000 snapshots"
   snapshots 0 1000
   wait_until "commits" "$no_pending"
-  umount v
-  drop_caches
+  unmount
   timed "mount" "$varve" mount store v
   die killed
   timed "mount after a kill" "$varve" mount store v
@@ -110,24 +121,22 @@ recovery() {
   wait_until "  commit, sweep, locator, garbage after it" "$no_pending and $swept and $started"
   timed "first mkdir after a power loss" mkdir v/d/compared
   wait_until "  its commit, which compares" "$no_pending"
-  umount v
+  unmount
   rm -r store/locator
-  drop_caches
   timed "mount without a locator" "$varve" mount store v
   wait_until "  locator and garbage after it" "$started"
   echo "10,000 snapshots"
   snapshots 1000 10000
   wait_until "commits" "$no_pending"
   timed "ls -l" ls -l v/d
-  umount v
-  drop_caches
+  unmount
   timed "mount" "$varve" mount store v
   wait_until "  locator and garbage after it" "$started"
   memory "memory of the daemon"
   timed "ls -l" ls -l v/d
   snapshots 10000 10100
   timed "delete a snapshot" rmdir v/d/s05000
-  umount v
+  unmount
   rm -rf store
   echo "1,000 disks"
   "$varve" init store >/dev/null
@@ -139,14 +148,9 @@ for i in range(1000):
     with open(f"v/d{i}/disk.img", "r+b") as image: image.write(b"x" * 4096)
     os.mkdir(f"v/d{i}/s")'
   wait_until "commits" "$no_pending"
-  umount v
-  drop_caches
+  unmount
   timed "mount" "$varve" mount store v
-  process=$(daemon)
-  kill -KILL "$process"
-  while [ -d "/proc/$process" ]; do sleep 0.05; done
-  umount -l v
-  drop_caches
+  kill_daemon
   timed "mount after a kill" "$varve" mount store v
   wait_until "  sweep, locator, garbage after it" "$swept and $started"
   memory "memory of the daemon"

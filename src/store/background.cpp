@@ -38,6 +38,9 @@ void Background::start() {
   }
   threads_.emplace_back([this] { upkeep_loop(); });
   pthread_setname_np(threads_.back().native_handle(), "upkeep");
+  // Beside upkeep: it takes a minute with ten thousand snapshots, and detours and freed space cannot wait for that.
+  threads_.emplace_back([this] { at_start_(); });
+  pthread_setname_np(threads_.back().native_handle(), "start");
   for (const auto& disk : disks_()) {
     if (disk->live().pending_count() > 0) want_commit(disk->id());
   }
@@ -133,7 +136,6 @@ bool Background::commit_all_of(DiskEntry& disk) {
 }
 
 void Background::upkeep_loop() {
-  at_start_();
   for (;;) {
     const bool more = upkeep_round();
     MutexLock lock(mutex_);

@@ -18,7 +18,7 @@ namespace varve::store {
 
 class Background {
  public:
-  /// `disks` is asked for every round of upkeep; `at_start` runs once, first, on the upkeep thread.
+  /// `disks` is asked for every round of upkeep; `at_start` runs once, beside the rest.
   Background(Services& services, std::function<std::vector<std::shared_ptr<DiskEntry>>()> disks,
              std::function<void()> at_start);
   ~Background();  ///< stop()

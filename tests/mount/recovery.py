@@ -90,6 +90,7 @@ class Recovery(MountTest):
         say(f'{read / MIB:.1f} MiB read by a mount of {SNAPSHOTS} snapshots')
         self.assertLess(read, BULK // 2, 'a mount reads what describes the store, not what it holds')
         self.assertEqual(read_at(self.image, TIB // 2, BULK), self.bulk)
+        self.without_its_locator()
 
     def test_after_a_kill(self):
         for round_ in range(3):
@@ -128,7 +129,7 @@ class Recovery(MountTest):
         later = self.info('later')
         self.assertLess(later['changed'], MIB)
 
-    def test_without_its_locator(self):
+    def without_its_locator(self):
         self.m.unmount()
         shutil.rmtree(os.path.join(self.m.store, 'locator'))
         self.m.start()
