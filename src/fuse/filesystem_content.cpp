@@ -111,7 +111,8 @@ void Filesystem::open_control_file(Request request, const Node& node, fuse_file_
   later(control_, std::move(request), [this, id = node.id, info](Request& held) {
     auto file = std::make_unique<OpenFile>();
     file->node = id;
-    file->text = id.kind == NodeKind::metrics_file ? store_.metrics() : store_.status().dump(2) + "\n";
+    file->text = std::make_shared<const std::string>(id.kind == NodeKind::metrics_file ? store_.metrics()
+                                                                                       : store_.status().dump(2) + "\n");
     answer_open(held, std::move(file), info);
   });
 }
@@ -140,9 +141,9 @@ void Filesystem::read_snapshot(Request& request, store::Disk& disk, SnapshotId i
 
 namespace {
 
-void read_text(Request& request, const std::string& text, std::size_t size, ByteOffset at) {
-  const auto begin = std::min<std::size_t>(at.value(), text.size());
-  request.text(std::string_view(text).substr(begin, size));
+void read_text(Request& request, std::shared_ptr<const std::string> text, std::size_t size, ByteOffset at) {
+  const auto begin = std::min<std::size_t>(at.value(), text->size());
+  request.text(std::string_view(*text).substr(begin, size));
 }
 
 }  // namespace
