@@ -15,6 +15,7 @@ namespace varve::chunks {
 namespace {
 
 constexpr int kIdTries = 8;
+constexpr std::size_t kTableReserve = kMiB;  ///< more than the table of kPackRecordsTarget records
 
 PackId random_pack_id() {
   std::random_device source;
@@ -158,7 +159,7 @@ Status RecordWriter::Implementation::check(RecordKind kind, std::size_t plain_by
 }
 
 Status RecordWriter::Implementation::make_room() {
-  if (bytes.size() >= kPackTarget || entries.size() >= kPackRecordsTarget) VARVE_TRY(close_pack());
+  if (bytes.size() >= store.options.pack_bytes || entries.size() >= kPackRecordsTarget) VARVE_TRY(close_pack());
   if (pack == PackId{0}) VARVE_TRY(open_pack());
   return {};
 }
@@ -173,6 +174,8 @@ Status RecordWriter::Implementation::open_pack() {
     if (!existing.empty() || !hold.try_hold(Ref{id, 0, Digest{}})) continue;
     pack = id;
     bytes.clear();
+    // At once, not by doubling: that takes three times the memory for a moment.
+    bytes.reserve(store.options.pack_bytes + store.geometry.chunk_bytes() + kTableReserve);
     format::put_header(bytes);
     return {};
   }

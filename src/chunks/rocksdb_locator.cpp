@@ -24,8 +24,9 @@
 namespace varve::chunks {
 namespace {
 
-constexpr std::size_t kWriteBuffer = 8 * kMiB;  ///< at most two of them
-constexpr std::size_t kBlockCache = 32 * kMiB;  ///< index and filter blocks included
+/// Of the memory it may take. At most two write buffers; index and filter blocks are in the block cache.
+constexpr std::size_t kWriteBufferShare = 6;
+constexpr std::size_t kBlockCacheShares = 4;
 constexpr double kFilterBitsPerKey = 10;        ///< most look-ups are for what was never there
 constexpr int kMaxOpenFiles = 64;
 constexpr int kBackgroundJobs = 2;
@@ -33,9 +34,9 @@ constexpr std::size_t kMaxLogFile = 1 * kMiB;
 constexpr char kDigestPrefix = 'd';
 constexpr char kPackPrefix = 'p';
 
-rocksdb::Options locator_options() {
+rocksdb::Options locator_options(std::size_t memory) {
   rocksdb::BlockBasedTableOptions table;
-  table.block_cache = rocksdb::NewLRUCache(kBlockCache);
+  table.block_cache = rocksdb::NewLRUCache(memory / kWriteBufferShare * kBlockCacheShares);
   table.cache_index_and_filter_blocks = true;
   table.pin_l0_filter_and_index_blocks_in_cache = true;
   table.filter_policy.reset(rocksdb::NewBloomFilterPolicy(kFilterBitsPerKey));
@@ -43,7 +44,7 @@ rocksdb::Options locator_options() {
   rocksdb::Options options;
   options.create_if_missing = true;
   options.table_factory.reset(rocksdb::NewBlockBasedTableFactory(table));
-  options.write_buffer_size = kWriteBuffer;
+  options.write_buffer_size = memory / kWriteBufferShare;
   options.max_write_buffer_number = 2;
   options.max_open_files = kMaxOpenFiles;
   options.max_background_jobs = kBackgroundJobs;
@@ -104,7 +105,7 @@ std::string place_value(const Ref& ref) {
 
 class RocksdbLocator final : public Locator {
  public:
-  explicit RocksdbLocator(std::string path) : path_(std::move(path)) {}
+  RocksdbLocator(std::string path, std::size_t memory) : path_(std::move(path)), memory_(memory) {}
   ~RocksdbLocator() override {
     ExclusiveLock lock(mutex_);
     if (database_ == nullptr) return;
@@ -202,7 +203,7 @@ class RocksdbLocator final : public Locator {
 
   rocksdb::Status try_open() VARVE_REQUIRES(mutex_) {
     rocksdb::DB* database = nullptr;
-    const rocksdb::Status status = rocksdb::DB::Open(locator_options(), path_, &database);
+    const rocksdb::Status status = rocksdb::DB::Open(locator_options(memory_), path_, &database);
     database_.reset(database);
     return status;
   }
@@ -230,7 +231,7 @@ class RocksdbLocator final : public Locator {
   /// Deletes the directory. DestroyDB first: it takes RocksDB's own lock and so refuses one that is in use.
   Status drop() VARVE_REQUIRES(mutex_) {
     database_.reset();
-    const rocksdb::Status destroyed = rocksdb::DestroyDB(path_, locator_options());
+    const rocksdb::Status destroyed = rocksdb::DestroyDB(path_, locator_options(memory_));
     if (!destroyed.ok()) return fail_locator(destroyed);
     std::error_code error;
     std::filesystem::remove_all(path_, error);
@@ -239,14 +240,15 @@ class RocksdbLocator final : public Locator {
   }
 
   const std::string path_;
+  const std::size_t memory_;
   SharedMutex mutex_;  ///< exclusive: the database comes or goes
   std::unique_ptr<rocksdb::DB> database_ VARVE_GUARDED_BY(mutex_);
 };
 
 }  // namespace
 
-Result<std::unique_ptr<Locator>> open_rocksdb_locator(const std::string& path) {
-  auto locator = std::make_unique<RocksdbLocator>(path);
+Result<std::unique_ptr<Locator>> open_rocksdb_locator(const std::string& path, std::size_t memory) {
+  auto locator = std::make_unique<RocksdbLocator>(path, memory);
   VARVE_TRY(locator->open());
   return std::unique_ptr<Locator>(std::move(locator));
 }

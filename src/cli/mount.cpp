@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "daemon.h"
+#include "memory.h"
 #include "report.h"
 #include "requests.h"
 #include "varve/core/log.h"
@@ -43,34 +44,41 @@ Result<MountRequest> prepare(MountRequest request) {
   return request;
 }
 
-store::OpenOptions open_options(const MountRequest& request) {
+store::OpenOptions open_options(const MountRequest& request, const MemoryPlan& plan) {
   store::OpenOptions options;
-  options.chunk_cache_bytes = request.options.cache_bytes;
+  options.chunk_cache_bytes = request.options.cache_bytes != 0 ? request.options.cache_bytes : plan.chunk_cache;
+  options.node_cache_bytes = plan.node_cache;
+  options.locator_bytes = plan.locator;
+  options.pack_bytes = plan.pack;
   options.assume_power_loss = request.options.assume_power_loss;
   options.purpose = fmt::format("mounted at {} by process {}", request.mountpoint, ::getpid());
   return options;
 }
 
-fuse::MountOptions fuse_options(const MountRequest& request) {
+fuse::MountOptions fuse_options(const MountRequest& request, const MemoryPlan& plan) {
   fuse::MountOptions options;
   options.mountpoint = request.mountpoint;
   options.source = request.store;
   options.allow_other = request.options.allow_other;
   options.read_only = request.options.read_only;
   options.real_blocks = request.options.real_blocks;
+  options.threads = plan.threads;
+  options.readahead_kib = plan.readahead_kib;
   return options;
 }
 
 /// The whole of varve, a few lines a part: the store, which assembles the layers below itself (src/store/store.cpp);
 /// the kernel's door to it; the command line's door to it. Returns when the mount has ended and everything is closed.
 Status serve(const MountRequest& request, Readiness& readiness) {
+  const auto plan = plan_memory(usable_memory());
+  spare_memory(plan);
   fuse::prepare_process();
   raise_descriptor_limit();
-  VARVE_TRY_ASSIGN(const auto store, open_store(request.store, open_options(request), [](const Error& busy) {
+  VARVE_TRY_ASSIGN(const auto store, open_store(request.store, open_options(request, plan), [](const Error& busy) {
     log::info("waiting: {}", busy.message);
   }));
   const auto served = [&]() -> Status {
-    VARVE_TRY_ASSIGN(const auto session, fuse::Session::mount(*store, fuse_options(request)));
+    VARVE_TRY_ASSIGN(const auto session, fuse::Session::mount(*store, fuse_options(request, plan)));
     const auto answer = [&](const nlohmann::json& question, const store::CommandContext& context) {
       auto result = store::run_command(*store, question, context);
       session->wait_until_notified();  // who reads the image after a restore must not see the old one

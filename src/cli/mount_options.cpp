@@ -73,7 +73,7 @@ Status apply_word(std::string_view text, UnknownOptions unknown, MountOptions& o
 const std::vector<MountOptionHelp>& mount_option_table() {
   static const std::vector<MountOptionHelp> table{
       {"allow_other", "", "let users other than the one who mounts use the disks, by their modes and owners"},
-      {"cache", "SIZE", "memory for chunks of snapshots (default 256M; 8M to 1T)"},
+      {"cache", "SIZE", "memory for chunks of snapshots (default 256M, less on a small machine; 8M to 1T)"},
       {"real_blocks", "", "snapshot images report the storage they hold: cp, tar -S and du see their holes"},
       {"assume_power_loss", "", "trust nothing that memory kept: every chunk counts as changed in the next snapshot"},
       {"ro", "", "refuse every change through the mount"},

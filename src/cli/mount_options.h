@@ -15,7 +15,7 @@ struct MountOptions {
   bool real_blocks = false;
   bool assume_power_loss = false;
   bool read_only = false;
-  std::size_t cache_bytes = 256 * kMiB;
+  std::size_t cache_bytes = 0;  ///< 0: what plan_memory() gives
 };
 
 /// An option of ours.

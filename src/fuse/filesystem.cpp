@@ -11,7 +11,6 @@ namespace varve::fuse {
 namespace {
 
 constexpr std::size_t kBufferSize = kMiB;  ///< the kernel's largest read
-constexpr std::size_t kKeptBuffers = 16;
 constexpr std::size_t kControlThreads = 8;
 constexpr std::size_t kVacateThreads = 8;
 constexpr std::size_t kSnapshotThreads = 16;
@@ -27,10 +26,10 @@ constexpr std::chrono::seconds kLogInterval{1};
 
 }  // namespace
 
-Filesystem::Filesystem(store::Store& store, bool real_blocks)
+Filesystem::Filesystem(store::Store& store, bool real_blocks, std::size_t kept_buffers)
     : store_(store),
       real_blocks_(real_blocks),
-      buffers_(kBufferSize, kKeptBuffers),
+      buffers_(kBufferSize, kept_buffers),
       control_("fs-control", kControlThreads, kQueued),
       vacate_("fs-vacate", kVacateThreads, kQueued),
       snapshots_("fs-snapshots", kSnapshotThreads, kQueued),

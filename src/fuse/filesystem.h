@@ -46,8 +46,8 @@ constexpr double kTimeout = 3600;  ///< seconds
 
 class Filesystem final : public store::Observer {
  public:
-  /// `store` must outlive it.
-  Filesystem(store::Store& store, bool real_blocks);
+  /// `store` must outlive it. Buffers of reads are kept for reuse up to `kept_buffers`.
+  Filesystem(store::Store& store, bool real_blocks, std::size_t kept_buffers);
   /// Finishes what the pools have.
   ~Filesystem() override;
 

@@ -26,9 +26,6 @@
 namespace varve::fuse {
 namespace {
 
-/// Readahead of the mount: several of the largest reads in flight for one sequential reader. The kernel's own default
-/// of 128 KiB caps it at a third.
-constexpr unsigned kReadaheadKiB = 4096;
 /// How often a mount that is to end is tried again, while it is in use.
 constexpr std::chrono::milliseconds kUnmountInterval{500};
 constexpr std::chrono::milliseconds kNotificationPatience{1000};
@@ -158,10 +155,10 @@ Status mount_session(fuse_session* session, const std::string& mountpoint, const
 }
 
 /// Best effort: only root may. The mount itself is not touched: whoever looks into it keeps others from unmounting it.
-void raise_readahead(const std::string& device) {
+void set_readahead(const std::string& device, unsigned kib) {
   const auto path = fmt::format("/sys/class/bdi/{}/read_ahead_kb", device);
   std::ofstream file(path);
-  if (!(file << kReadaheadKiB << std::flush)) log::debug("{} can't be set: sequential reads are slower", path);
+  if (!(file << kib << std::flush)) log::debug("{} can't be set: sequential reads are slower", path);
 }
 
 void log_holders(const std::string& mountpoint) {
@@ -234,7 +231,7 @@ bool Session::Implementation::is_mounted() const {
 Status Session::Implementation::start() {
   VARVE_TRY(check_mounting_possible());
   VARVE_TRY_ASSIGN(mountpoint, prepare_mountpoint(options.mountpoint));
-  filesystem = std::make_unique<Filesystem>(store, options.real_blocks);
+  filesystem = std::make_unique<Filesystem>(store, options.real_blocks, options.threads);
   VARVE_TRY_ASSIGN(session, make_session(options, *filesystem));
   VARVE_TRY(mount_session(session.get(), mountpoint, options));
   const auto table = read_mount_table();
@@ -246,7 +243,7 @@ Status Session::Implementation::start() {
 }
 
 std::vector<std::thread> Session::Implementation::start_workers() {
-  const unsigned wanted = options.threads != 0 ? options.threads : kDefaultThreads;
+  const unsigned wanted = options.threads;
   std::vector<std::thread> workers;
   workers.reserve(wanted);
   serving = wanted;
@@ -266,7 +263,7 @@ std::vector<std::thread> Session::Implementation::start_workers() {
 void Session::Implementation::serve_all(const std::function<void()>& on_ready) {
   const SignalHandlers handlers(end_wanted.fd());
   auto workers = start_workers();
-  raise_readahead(device);
+  set_readahead(device, options.readahead_kib);
   if (on_ready) on_ready();
   wait_for_end();
   for (auto& worker : workers) worker.join();

@@ -140,6 +140,7 @@ class OpenStore final : public Store {
     chunk_options.compression = settings_.compression;
     chunk_options.chunk_cache_bytes = options_.chunk_cache_bytes;
     chunk_options.node_cache_bytes = options_.node_cache_bytes;
+    chunk_options.pack_bytes = options_.pack_bytes;
     services_.chunks = std::make_unique<chunks::ChunkStore>(*services_.objects, *services_.locator, services_.registry,
                                                             settings_.geometry, std::move(chunk_options));
     services_.base = std::make_unique<snapshot::MapSource>(*services_.chunks);
@@ -692,18 +693,20 @@ Status refuse_foreign_locator(os::Storage& storage) {
   return {};
 }
 
-Result<std::unique_ptr<chunks::Locator>> open_locator(os::Storage& storage, const std::string& path) {
+Result<std::unique_ptr<chunks::Locator>> open_locator(os::Storage& storage, const std::string& path,
+                                                      std::size_t memory) {
   VARVE_TRY(refuse_foreign_locator(storage));
-  return chunks::open_rocksdb_locator(boost::filesystem::absolute(path).string() + "/" + std::string(kLocatorDirectory));
+  const auto directory = boost::filesystem::absolute(path).string() + "/" + std::string(kLocatorDirectory);
+  return chunks::open_rocksdb_locator(directory, memory);
 }
 
 /// The volatile directory and the locator of a store at `path`.
 Result<Environment> real_environment(const std::string& path, std::unique_ptr<os::Storage> storage,
-                                     const std::string& store_id) {
+                                     const std::string& store_id, std::size_t locator_bytes) {
   Environment environment;
   environment.storage = std::move(storage);
   VARVE_TRY_ASSIGN(environment.maps, os::open_volatile(store_id));
-  auto locator = open_locator(*environment.storage, path);
+  auto locator = open_locator(*environment.storage, path, locator_bytes);
   if (locator) {
     environment.locator = std::move(*locator);
   } else {
@@ -783,7 +786,8 @@ Result<std::unique_ptr<Store>> Store::open(const std::string& path, const OpenOp
   // Once more: whoever had the lock may have changed them.
   stored = read_settings(*storage);
   if (!stored) return tl::unexpected(stored.error().in(path));
-  VARVE_TRY_ASSIGN(auto environment, real_environment(path, std::move(storage), stored->settings.id));
+  VARVE_TRY_ASSIGN(auto environment,
+                   real_environment(path, std::move(storage), stored->settings.id, options.locator_bytes));
   return finish_open(std::move(environment), std::move(*lock), std::move(*stored), options);
 }
 

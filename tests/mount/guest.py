@@ -46,8 +46,13 @@ class Guest:
         self.daemon = None
         os.mkdir(self.disk)
         os.mkdir(self.mnt)
+        self.image_size = image_size
+        self.format()
+
+    def format(self):
+        """An empty disk."""
         with open(self.image, 'wb') as image:
-            image.truncate(image_size)
+            image.truncate(self.image_size)
         run('mkfs.ext4', '-q', '-F', self.image)
 
     # --- the guest ---
@@ -77,9 +82,12 @@ class Guest:
 
     def wait_for_line(self, line, seconds=60):
         def there():
-            if self.process.poll() is not None:
+            off = self.process.poll() is not None
+            if line in self.console_text():
+                return True
+            if off:
                 raise AssertionError(f'the guest ended by itself:\n{self.console_text()[-4000:]}')
-            return line in self.console_text()
+            return False
         try:
             wait_for(there, seconds, f'"{line}" on the console of the guest')
         except AssertionError:
@@ -89,7 +97,10 @@ class Guest:
     def cut(self):
         """The power. Returns when nothing of the guest can write to the image any more."""
         group = self.process.pid
-        os.killpg(group, signal.SIGKILL)
+        try:
+            os.killpg(group, signal.SIGKILL)
+        except ProcessLookupError:
+            pass  # it has gone off by itself
         while True:
             try:
                 os.waitpid(-group, 0)

@@ -1,7 +1,7 @@
 // Records in packs: written by a RecordWriter, read through a ChunkStore that verifies each record against its
 // digest on every load from disk and keeps what it decoded in two byte-bounded caches (chunks; nodes and tables).
 //
-// Memory: the two budgets, plus one pack under construction per RecordWriter (kPackTarget + one record + its table).
+// Memory: the two budgets, plus one pack under construction per RecordWriter (pack_bytes + one record + its table).
 // A pack table costs 32 bytes a record: for a 16 MiB pack of 64 KiB chunks at ratio 2.5, 20 KiB; so the tables' quarter
 // of a node cache of 64 MiB knows 13 GiB of packs, or 32 GiB of chunks. A map leaf costs up to 7 KiB: the rest knows
 // 7,000 of them, 110 GiB of image.
@@ -23,7 +23,7 @@
 
 namespace varve::chunks {
 
-constexpr std::uint64_t kPackTarget = 16 * kMiB;  ///< a pack is closed when it has grown to this
+constexpr std::size_t kPackTarget = 16 * kMiB;  ///< a pack is closed when it has grown to this
 constexpr std::uint64_t kMaxPackSize = 64 * kMiB;  ///< a larger one is refused as damaged
 
 constexpr std::size_t kPackRecordsTarget = 16384;  ///< also closed with this many: bounds a table to 512 KiB
@@ -37,6 +37,7 @@ struct ChunkStoreOptions {
   Compression compression;
   std::size_t chunk_cache_bytes = 256 * kMiB;
   std::size_t node_cache_bytes = 64 * kMiB;  ///< map nodes (three quarters) and pack tables (a quarter)
+  std::size_t pack_bytes = kPackTarget;  ///< less where memory is short
   /// Tests put a weak function here, so that digests of different bytes collide, and chosen pack ids.
   DigestFunction digest = &digest_of;
   std::function<PackId()> new_pack_id;  ///< unset: random

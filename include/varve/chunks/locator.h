@@ -2,6 +2,7 @@
 // compared byte by byte before it is used, any hit that fails is a miss, and it may be deleted at any time.
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <optional>
 #include <span>
@@ -10,6 +11,7 @@
 
 #include "varve/chunks/codec.h"
 #include "varve/chunks/ref.h"
+#include "varve/core/units.h"
 
 namespace varve::chunks {
 
@@ -35,11 +37,14 @@ class Locator {
   [[nodiscard]] virtual Result<std::vector<PackId>> known_packs() = 0;
 };
 
+constexpr std::size_t kLocatorBytes = 48 * kMiB;  ///< of memory
+
 [[nodiscard]] std::unique_ptr<Locator> make_memory_locator();
 /// RocksDB in the directory `path` (absolute). One that cannot be opened is deleted and made anew, and so is one that
 /// turns out to be damaged later. Writes nothing durably on its own: what a crash takes, reconcile_locator() brings
-/// back. Memory about 50 MiB, 64 files, two background threads. An error (the directory is in use, or cannot be
+/// back. About `memory` bytes, 64 files, two background threads. An error (the directory is in use, or cannot be
 /// written): the caller may go on with make_memory_locator().
-[[nodiscard]] Result<std::unique_ptr<Locator>> open_rocksdb_locator(const std::string& path);
+[[nodiscard]] Result<std::unique_ptr<Locator>> open_rocksdb_locator(const std::string& path,
+                                                                    std::size_t memory = kLocatorBytes);
 
 }  // namespace varve::chunks

@@ -12,6 +12,13 @@
 
 namespace varve::fuse {
 
+/// Threads that serve the kernel. Each serves one request at a time, and reads and writes of live images are done by
+/// them: the depth of the queue that the disk below sees. Each has a buffer for a write and one for a read.
+constexpr unsigned kDefaultThreads = 16;
+/// What the kernel reads ahead for one sequential reader: several of the largest reads in flight. Its own default of
+/// 128 KiB caps it at a third.
+constexpr unsigned kDefaultReadaheadKiB = 4096;
+
 struct MountOptions {
   std::string mountpoint;    ///< an existing directory
   std::string source;        ///< what the mount table shows: the absolute path of the store
@@ -21,12 +28,9 @@ struct MountOptions {
   /// holes. (cp of coreutils then copies byte by byte instead of sharing.)
   bool real_blocks = false;
   bool debug = false;    ///< each request on standard error
-  unsigned threads = 0;  ///< that serve the kernel; 0: kDefaultThreads
+  unsigned threads = kDefaultThreads;
+  unsigned readahead_kib = kDefaultReadaheadKiB;
 };
-
-/// Each serves one request at a time, and reads and writes of live images are done by them: the depth of the queue that
-/// the disk below sees.
-constexpr unsigned kDefaultThreads = 16;
 
 /// To be called once by a process that is going to mount, before it starts any thread (so before it opens the store).
 /// The kernel must not wait for our own writeback when it needs memory for ours (needs CAP_SYS_RESOURCE to have an

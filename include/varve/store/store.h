@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "varve/chunks/chunk_store.h"
 #include "varve/chunks/codec.h"
 #include "varve/chunks/locator.h"
 #include "varve/core/result.h"
@@ -34,6 +35,8 @@ struct StoreSettings {
 struct OpenOptions {
   std::size_t chunk_cache_bytes = 256 * kMiB;
   std::size_t node_cache_bytes = 64 * kMiB;
+  std::size_t locator_bytes = chunks::kLocatorBytes;
+  std::size_t pack_bytes = chunks::kPackTarget;
   bool assume_power_loss = false;  ///< trust no change map
   /// Commits, moves home, tidying, locator and collect run by themselves. Off: tests drive them by hand (step_*).
   bool background = true;
