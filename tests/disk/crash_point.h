@@ -7,7 +7,7 @@
 #include <string>
 #include <string_view>
 
-#include "sparse_image.h"
+#include "support/sparse_image.h"
 #include "support/machine.h"
 
 namespace varve::test {

@@ -8,7 +8,7 @@
 #include <set>
 #include <vector>
 
-#include "sparse_image.h"
+#include "support/sparse_image.h"
 #include "varve/core/sync.h"
 #include "varve/disk/live_disk.h"
 

@@ -20,8 +20,9 @@
 
 #include "crash_point.h"
 #include "fake_base.h"
-#include "sparse_image.h"
+#include "support/image_versions.h"
 #include "support/machine.h"
+#include "support/sparse_image.h"
 #include "varve/disk/live_disk.h"
 
 namespace varve::test {
@@ -133,7 +134,7 @@ class ModeledDisk {
     std::function<Result<ByteOffset>(std::uint64_t, bool)> seek;
     std::function<Result<std::vector<disk::CopyRun>>(std::uint64_t, std::uint64_t, std::size_t)> describe;
   };
-  using Live = std::optional<SparseImage>;
+  using Live = MaybeImage;
 
   [[nodiscard]] bool ready() const { return !dead_ && disk_ != nullptr; }
   bool perform(const std::string& what, State after, Outcome outcome, Durable durable,
@@ -150,8 +151,6 @@ class ModeledDisk {
   void check_run(const std::string& what, const disk::CopyRun& run, const SparseImage& expected);
   void check_pending_list(const std::vector<Pending>& expected);
   Live read_live(const std::vector<const Live*>& possible);
-  std::string why_not(const Live& found, const std::vector<const Live*>& group, bool sizes_between,
-                                    std::uint64_t grain = kBlockSize) const;
   void adopt_pending();
   void adopt_live();
   Result<FakeBase::Chunks> rebuild(const Pending& pending);

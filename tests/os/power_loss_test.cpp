@@ -314,6 +314,120 @@ TEST(Faults, CorruptionIsDurableAtOnce) {
   EXPECT_EQ(content_of(storage, "f"), "012?456789");
 }
 
+TEST(PowerLoss, HolePunchesHappenOrNotEachOnItsOwn) {
+  const std::uint64_t seed = seed_for("HolePunches");
+  std::set<std::string> kinds;
+  for (std::uint64_t i = 0; i < kTries; ++i) {
+    MemoryStorage storage;
+    auto file = durable_file(storage, "f", std::string(3 * 4096, 'o'));
+    EXPECT_OK(file->punch(ByteOffset{0}, ByteCount{4096}));
+    EXPECT_OK(file->punch(ByteOffset{8192}, ByteCount{4096}));
+    storage.lose_power(seed + i);
+    const std::string found = content_of(storage, "f");
+    ASSERT_EQ(found.substr(4096, 4096), std::string(4096, 'o'));
+    kinds.insert({found[0], found[8192]});
+  }
+  const std::string zero(1, '\0');
+  EXPECT_EQ(kinds, (std::set<std::string>{"oo", "o" + zero, zero + "o", zero + zero}));
+}
+
+/// Two removals, a creation and a rename in one directory: every combination comes out.
+TEST(PowerLoss, ChangesOfNamesHappenOrNotEachOnItsOwn) {
+  const std::uint64_t seed = seed_for("ChangesOfNames");
+  std::set<std::set<std::string>> outcomes;
+  for (std::uint64_t i = 0; i < 2 * kTries; ++i) {
+    MemoryStorage storage;
+    for (const char* name : {"a", "b", "c"}) durable_file(storage, name, "x");
+    EXPECT_OK(storage.remove("a"));
+    EXPECT_OK(storage.remove("b"));
+    EXPECT_OK(storage.rename("c", "d"));
+    EXPECT_OK(storage.open("e", kCreate));
+    storage.lose_power(seed + i);
+    std::set<std::string> names;
+    const auto entries = storage.list("").value();
+    for (const auto& entry : entries) names.insert(entry.name);
+    EXPECT_NE(names.contains("c"), names.contains("d")) << "a rename is one change";
+    outcomes.insert(names);
+  }
+  EXPECT_EQ(outcomes.size(), 16U);
+}
+
+TEST(PowerLoss, ADiskThatLiesLosesWhatItCalledDurable) {
+  const std::uint64_t seed = seed_for("ADiskThatLies");
+  bool content_lost = false;
+  bool name_lost = false;
+  for (std::uint64_t i = 0; i < kTries; ++i) {
+    MemoryStorage storage;
+    durable_file(storage, "honest", "x");
+    storage.calls().set_liar([](std::string_view, std::string_view path) { return path != "honest"; });
+    durable_file(storage, "f", "x");
+    storage.lose_power(seed + i);
+    EXPECT_EQ(content_of(storage, "honest"), "x");
+    const std::string found = content_of(storage, "f");
+    name_lost = name_lost || found == "absent";
+    content_lost = content_lost || (found != "absent" && found != "x");
+  }
+  EXPECT_TRUE(name_lost && content_lost);
+}
+
+TEST(Copies, OfAMachineHaveItsFutureOfTheirOwn) {
+  const std::uint64_t seed = seed_for("Copies");
+  for (std::uint64_t i = 0; i < kTries; ++i) {
+    Machine machine;
+    auto file = durable_file(machine.storage, "f", std::string(8192, 'o'));
+    EXPECT_OK(machine.storage.link("f", "g"));
+    EXPECT_OK(file->write(ByteOffset{0}, bytes_of(std::string(4096, 'n'))));
+    EXPECT_OK(file->punch(ByteOffset{4096}, ByteCount{4096}));
+    auto map = machine.memory.open("m", ByteCount{8192}).value();
+    EXPECT_OK(map->reserve(ByteOffset{4096}, ByteCount{4096}));
+    map->bytes()[5000] = std::byte{7};
+
+    const auto killed = machine.copy();
+    const auto cut = machine.copy();
+    const auto cut_too = machine.copy();
+    EXPECT_OK(file->write(ByteOffset{0}, bytes_of("later")));
+    map->bytes()[5000] = std::byte{8};
+    EXPECT_OK(machine.storage.remove("g"));
+
+    killed->kill();
+    EXPECT_EQ(content_of(killed->storage, "g"), std::string(4096, 'n') + std::string(4096, '\0'));
+    EXPECT_EQ(killed->memory.open_existing("m").value()->bytes()[5000], std::byte{7});
+    EXPECT_EQ(killed->storage.capacity()->free, machine.storage.capacity()->free);
+    cut->lose_power(seed + i);
+    cut_too->lose_power(seed + i);
+    EXPECT_EQ(content_of(cut->storage, "f"), content_of(cut_too->storage, "f")) << "one seed, one outcome";
+    EXPECT_EQ(content_of(cut->storage, "g"), content_of(cut_too->storage, "g"));
+    EXPECT_FAILS(cut->memory.open_existing("m"), ENOENT);
+    EXPECT_EQ(content_of(machine.storage, "f").substr(0, 6), "latern");
+
+    EXPECT_OK(file->sync_data());
+    EXPECT_OK(machine.storage.sync_directory(""));
+    machine.lose_power(seed);
+    EXPECT_EQ(content_of(machine.storage, "f"), "later" + std::string(4091, 'n') + std::string(4096, '\0'));
+    EXPECT_EQ(content_of(machine.storage, "g"), "absent");
+  }
+}
+
+TEST(Faults, AKillMayComeInTheMiddleOfAWrite) {
+  MemoryStorage storage;
+  auto file = durable_file(storage, "f", std::string(4096, 'o'));
+  std::unique_ptr<Machine> then;
+  std::vector<std::string> seen;
+  storage.calls().look_into_writes(true);
+  storage.calls().set_hook([&](std::string_view action, std::string_view) {
+    seen.emplace_back(action);
+    if (action != "half of write") return;
+    then = std::make_unique<Machine>();
+    storage.copy_to(then->storage);
+  });
+  EXPECT_OK(file->write(ByteOffset{0}, bytes_of(std::string(4096, 'n'))));
+  EXPECT_EQ(seen, (std::vector<std::string>{"write", "half of write"}));
+  ASSERT_NE(then, nullptr);
+  then->kill();
+  EXPECT_EQ(content_of(then->storage, "f"), std::string(2048, 'n') + std::string(2048, 'o'));
+  EXPECT_EQ(content_of(storage, "f"), std::string(4096, 'n'));
+}
+
 /// A random history against a plain model: after a loss, every file that was synced and not touched since is exact.
 TEST(PowerLoss, RandomHistoriesKeepWhatWasSynced) {
   const std::uint64_t seed = seed_for("RandomHistories");

@@ -1,5 +1,8 @@
 // Every call to a double passes here first: it is counted, may be made to fail, and meets a wall once the process
 // that makes it is supposed to be dead.
+//
+// EINTR and short counts do not exist here: os/storage.h promises that they are dealt with below it. system_calls.h makes
+// them where they come from.
 #pragma once
 
 #include <atomic>
@@ -23,6 +26,7 @@ class CallGate {
   struct Answer {
     int code = 0;
     bool with_effect = false;
+    bool lie = false;  ///< say that it was done, and do nothing
   };
   Answer enter(Calls kind, std::string_view action, std::string_view path);
 
@@ -43,6 +47,15 @@ class CallGate {
   void set_read_hook(std::function<void(std::string_view action, std::string_view path)> hook) {
     read_hook_ = std::move(hook);
   }
+  /// With this the hook is also called when the first half of a write is done ("half of write"): where a kill may come.
+  void look_into_writes(bool wanted) { look_into_writes_ = wanted; }
+  [[nodiscard]] bool looks_into_writes() const { return look_into_writes_; }
+  void half_way(std::string_view action, std::string_view path) {
+    if (hook_ && !cut_) hook_(action, path);
+  }
+  /// Syncs of which this says true answer that all is durable, and nothing is: a disk that lies. What rests on them must
+  /// then be seen to break, or a test that cuts the power proves nothing. Set it before threads start.
+  void set_liar(std::function<bool(std::string_view action, std::string_view path)> liar) { liar_ = std::move(liar); }
 
   /// Open files of an earlier epoch are dead.
   [[nodiscard]] std::uint64_t epoch() const { return epoch_; }
@@ -61,6 +74,8 @@ class CallGate {
 
   std::function<void(std::string_view, std::string_view)> hook_;
   std::function<void(std::string_view, std::string_view)> read_hook_;
+  std::function<bool(std::string_view, std::string_view)> liar_;
+  bool look_into_writes_ = false;
   std::atomic<std::uint64_t> changes_{0};
   std::atomic<std::uint64_t> reads_{0};
   std::atomic<std::uint64_t> epoch_{1};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "support/memory_storage.h"
 #include "support/memory_volatile_storage.h"
@@ -9,10 +10,18 @@
 namespace varve::test {
 
 struct Machine {
+  MemoryStorageOptions options;
   MemoryStorage storage;
   MemoryVolatileStorage memory;
 
-  explicit Machine(MemoryStorageOptions options = {}) : storage(options) {}
+  explicit Machine(MemoryStorageOptions wanted = {}) : options(wanted), storage(wanted) {}
+  /// What it is at this moment, for another future, in which it dies here.
+  [[nodiscard]] std::unique_ptr<Machine> copy() {
+    auto other = std::make_unique<Machine>(options);
+    storage.copy_to(other->storage);
+    memory.copy_to(other->memory);
+    return other;
+  }
   /// From now on the running stack can change nothing: destroy it, then kill() or lose_power().
   void cut_off() {
     storage.cut_off();

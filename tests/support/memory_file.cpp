@@ -82,7 +82,7 @@ int FileContent::preallocate(std::uint64_t at, std::uint64_t count) {
   for (std::uint64_t page = at / kPage; page * kPage < at + count; ++page) {
     if (pages_.contains(page)) continue;
     if (!space_->take()) return ENOSPC;
-    save(page, false);
+    save(page);
     pages_.emplace(page, nullptr);
   }
   if (at + count > size_) resize(at + count);
@@ -140,33 +140,47 @@ void FileContent::corrupt(std::uint64_t at, std::span<const std::byte> bytes) {
   pending_.pop_back();
 }
 
-void FileContent::save(std::uint64_t page, bool overwritten_whole) {
+std::shared_ptr<FileContent> FileContent::copy(std::shared_ptr<Space> space) const {
+  auto other = std::make_shared<FileContent>(std::move(space), keep_books_);
+  other->modified = modified;
+  other->size_ = size_;
+  other->pages_ = pages_;
+  other->space_->used += pages_.size();
+  other->durable_size_ = durable_size_;
+  other->saved_ = saved_;
+  other->pending_ = pending_;
+  other->pending_bytes_ = pending_bytes_;
+  return other;
+}
+
+FileContent::Page& FileContent::own(PagePointer& page) {
+  if (page == nullptr) {
+    page = std::make_shared<Page>();
+  } else if (page.use_count() > 1) {
+    page = std::make_shared<Page>(*page);
+  }
+  return *page;
+}
+
+void FileContent::save(std::uint64_t page) {
   if (!keep_books_ || saved_.contains(page)) return;
   const auto it = pages_.find(page);
-  if (it == pages_.end()) {
-    saved_.emplace(page, std::nullopt);
-  } else if (it->second == nullptr) {
-    saved_.emplace(page, PagePointer{});
-  } else if (overwritten_whole) {
-    saved_.emplace(page, std::exchange(it->second, std::make_unique<Page>()));
-  } else {
-    saved_.emplace(page, std::make_unique<Page>(*it->second));
-  }
+  saved_.emplace(page, it == pages_.end() ? std::nullopt : std::optional(it->second));
 }
 
 FileContent::Page* FileContent::writable(std::uint64_t page, bool overwritten_whole) {
-  save(page, overwritten_whole);
+  save(page);
   auto it = pages_.find(page);
   if (it == pages_.end()) {
     if (!space_->take()) return nullptr;
     it = pages_.emplace(page, nullptr).first;
   }
-  if (it->second == nullptr) it->second = std::make_unique<Page>(Page{});
-  return it->second.get();
+  if (overwritten_whole && it->second.use_count() > 1) it->second.reset();  // not worth a copy
+  return &own(it->second);
 }
 
 void FileContent::drop_page(std::uint64_t page) {
-  save(page, true);
+  save(page);
   if (pages_.erase(page) != 0) space_->give_back(1);
 }
 
@@ -187,8 +201,8 @@ void FileContent::zero_range(std::uint64_t at, std::uint64_t count) {
     const auto it = pages_.find(page);
     if (it == pages_.end()) return;
     if (n == kPage) return drop_page(page);
-    save(page, false);
-    if (it->second != nullptr) std::memset(it->second->data() + within, 0, n);
+    save(page);
+    if (it->second != nullptr) std::memset(own(it->second).data() + within, 0, n);
   });
 }
 
@@ -216,8 +230,8 @@ void FileContent::durable_write(std::uint64_t at, std::span<const std::byte> byt
   for_each_piece(at, bytes.size(), kPage,
                  [&](std::uint64_t page, std::uint64_t within, std::uint64_t done, std::uint64_t n) {
                    auto& saved = saved_.at(page);
-                   if (!saved || *saved == nullptr) saved = std::make_unique<Page>(Page{});
-                   std::memcpy((*saved)->data() + within, bytes.data() + done, n);
+                   if (!saved) saved = PagePointer{};
+                   std::memcpy(own(*saved).data() + within, bytes.data() + done, n);
                  });
   durable_size_ = std::max(durable_size_, at + bytes.size());
 }
@@ -231,7 +245,7 @@ void FileContent::durable_zero(std::uint64_t at, std::uint64_t count) {
     if (end - begin == kPage) {
       saved.reset();
     } else if (*saved != nullptr) {
-      std::memset((*saved)->data() + begin % kPage, 0, end - begin);
+      std::memset(own(*saved).data() + begin % kPage, 0, end - begin);
     }
   }
 }

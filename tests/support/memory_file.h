@@ -70,6 +70,8 @@ class FileContent {
   /// What the kernel does when it cannot write: the pages count as clean and go; the size stays.
   void fail_sync();
   void lose_power(Random& random, Tearing tearing);
+  /// The same content with the same books; pages are shared until one of the two changes them.
+  [[nodiscard]] std::shared_ptr<FileContent> copy(std::shared_ptr<Space> space) const;
   /// Durable at once, on whatever is pending.
   void corrupt(std::uint64_t at, std::span<const std::byte> bytes);
 
@@ -80,7 +82,8 @@ class FileContent {
 
  private:
   using Page = std::array<std::byte, kPageSize>;
-  using PagePointer = std::unique_ptr<Page>;  ///< null: allocated, never written, reads as zeros
+  /// Null: allocated, never written, reads as zeros. Shared with books and copies: own() before a change.
+  using PagePointer = std::shared_ptr<Page>;
   struct Change {
     enum class Kind { write, zero, resize } kind = Kind::write;
     std::uint64_t at = 0;
@@ -88,7 +91,8 @@ class FileContent {
     std::vector<std::byte> bytes;
   };
 
-  void save(std::uint64_t page, bool overwritten_whole);
+  static Page& own(PagePointer& page);
+  void save(std::uint64_t page);
   Page* writable(std::uint64_t page, bool overwritten_whole);
   void drop_page(std::uint64_t page);
   void zero_range(std::uint64_t at, std::uint64_t count);

@@ -52,19 +52,23 @@ class MemoryFile final : public os::File {
     if (answer.code != 0 && !answer.with_effect) return fail_here(answer.code, "write", path_);
     VARVE_TRY(check(at, bytes.data(), bytes.size(), "write"));
     VARVE_TRY(writable("write"));
-    ExclusiveLock lock(content_->mutex);
-    VARVE_TRY(alive("write"));
+    const std::size_t half = bytes.size() / 2 / 512 * 512;
     // A write that fails may have got half-way.
-    const std::size_t count = answer.code == 0 ? bytes.size() : bytes.size() / 2 / 512 * 512;
-    int code = content_->write(at.value(), bytes.first(count));
-    if (answer.code != 0) code = answer.code;
-    if (code != 0) return fail_here(code, "write", path_);
-    return {};
+    if (answer.code != 0) {
+      VARVE_TRY(put(at, bytes.first(half)));
+      return fail_here(answer.code, "write", path_);
+    }
+    if (!gate_->looks_into_writes() || half == 0) return put(at, bytes);
+    VARVE_TRY(put(at, bytes.first(half)));
+    gate_->half_way("half of write", path_);
+    if (gate_->is_cut_off()) return fail_here(EIO, "write", path_);
+    return put(at + ByteCount{half}, bytes.subspan(half));
   }
 
   Status sync_data() override {
     const auto answer = gate_->enter(Calls::changes, "sync", path_);
     if (answer.code != 0 && !answer.with_effect) return fail_here(answer.code, "sync", path_);
+    if (answer.lie) return {};
     ExclusiveLock lock(content_->mutex);
     VARVE_TRY(alive("sync"));
     if (answer.code == 0) {
@@ -153,6 +157,12 @@ class MemoryFile final : public os::File {
   }
 
  private:
+  Status put(ByteOffset at, std::span<const std::byte> bytes) {
+    ExclusiveLock lock(content_->mutex);
+    VARVE_TRY(alive("write"));
+    if (const int code = content_->write(at.value(), bytes); code != 0) return fail_here(code, "write", path_);
+    return {};
+  }
   Status enter(Calls kind, std::string_view action) const {
     const auto answer = gate_->enter(kind, action, path_);
     if (answer.code != 0) return fail_here(answer.code, action, path_);
@@ -344,7 +354,9 @@ os::FileStatus MemoryStorage::status_of(const Node& node) {
 }
 
 Status MemoryStorage::sync_directory(std::string_view path) {
-  VARVE_TRY(enter(Calls::changes, "sync directory", path));
+  const auto answer = gate_->enter(Calls::changes, "sync directory", path);
+  if (answer.code != 0) return fail_here(answer.code, "sync directory", path);
+  if (answer.lie) return {};
   MutexLock lock(tree_);
   VARVE_TRY_ASSIGN(const Node node, walk(path, "sync directory"));
   if (node.directory == nullptr) return fail_here(ENOTDIR, "sync directory", path);
@@ -401,6 +413,63 @@ void MemoryStorage::settle_change(std::uint64_t number, bool happened) {
     DurableEntry& durable = entry.directory->durable[entry.name];
     if (durable.number < number) durable = DurableEntry{entry.node, number};
   }
+}
+
+/// Files with two names, and directories that only the books still know, are copied once.
+class MemoryStorage::Copier {
+ public:
+  explicit Copier(std::shared_ptr<Space> space) : space_(std::move(space)) {}
+
+  std::shared_ptr<Directory> directory(const std::shared_ptr<Directory>& from) {
+    auto& to = directories_[from.get()];
+    if (to != nullptr) return to;
+    to = std::make_shared<Directory>();
+    Directory& copy = *to;
+    for (const auto& [name, entry] : from->entries) copy.entries.emplace(name, node(entry));
+    for (const auto& [name, entry] : from->durable) copy.durable.emplace(name, DurableEntry{node(entry.node), entry.number});
+    copy.pending = from->pending;
+    return directories_[from.get()];
+  }
+  TreeChange change(const TreeChange& from) {
+    TreeChange to;
+    for (const EntryChange& entry : from.entries) {
+      to.entries.push_back({directory(entry.directory), entry.name, node(entry.node)});
+    }
+    for (const Directory* unsynced : from.unsynced) to.unsynced.insert(directories_.at(unsynced).get());
+    return to;
+  }
+
+ private:
+  Node node(const Node& from) {
+    if (from.directory != nullptr) return {nullptr, directory(from.directory)};
+    if (from.file == nullptr) return {};
+    auto& to = files_[from.file.get()];
+    if (to == nullptr) {
+      SharedLock lock(from.file->mutex);
+      to = from.file->copy(space_);
+    }
+    return {to, nullptr};
+  }
+
+  std::shared_ptr<Space> space_;
+  std::map<const Directory*, std::shared_ptr<Directory>> directories_;
+  std::map<const FileContent*, std::shared_ptr<FileContent>> files_;
+};
+
+void MemoryStorage::copy_to(MemoryStorage& other) {
+  MutexLock lock(tree_);
+  MutexLock other_lock(other.tree_);
+  other.root_.reset();
+  other.pending_.clear();
+  other.space_ = std::make_shared<Space>();
+  other.space_->limit = space_->limit.load();
+  Copier copier(other.space_);
+  other.root_ = copier.directory(root_);
+  for (const auto& [number, change] : pending_) other.pending_.emplace(number, copier.change(change));
+  other.next_change_ = next_change_;
+  other.boot_ = boot_;
+  other.gate_->next_epoch();
+  other.gate_->clear();
 }
 
 void MemoryStorage::kill() {

@@ -55,10 +55,13 @@ class MemoryStorage final : public os::Storage {
 
   /// The process died: open files are dead and their locks gone, nothing else changes. Ends a cut and forgets faults.
   void kill();
+  /// Makes `other` what this one is now, books included, for another future: a crash here and now, while this one goes on.
+  /// No files open, no faults, no cut there.
+  void copy_to(MemoryStorage& other);
   /// The machine died: what was not durable is decided by `seed`. Open files are dead. Ends a cut, forgets faults.
   void lose_power(std::uint64_t seed, const LossModel& model = {});
 
-  /// Counting, faults and cuts. An injected failure of a write leaves its first half, of a sync_data drops the pages
+  /// Counting, faults, lies and cuts. An injected failure of a write leaves its first half, of a sync_data drops the pages
   /// it could not write; other calls fail without effect.
   CallGate& calls() { return *gate_; }
   std::uint64_t change_count() const { return gate_->calls(Calls::changes); }
@@ -107,6 +110,8 @@ class MemoryStorage final : public os::Storage {
     std::string leaf;
     Node node;  ///< empty: not there
   };
+
+  class Copier;
 
   Status enter(Calls kind, std::string_view action, std::string_view path);
   Result<Node> walk(std::string_view path, std::string_view action) VARVE_REQUIRES(tree_);

@@ -211,6 +211,24 @@ Status MemoryVolatileStorage::rename(std::string_view from, std::string_view to)
   return {};
 }
 
+void MemoryVolatileStorage::copy_to(MemoryVolatileStorage& other) {
+  MutexLock lock(mutex_);
+  MutexLock other_lock(other.mutex_);
+  other.segments_.clear();
+  *other.limit_ = limit_->load();
+  other.gate_->clear();
+  for (const auto& [name, segment] : segments_) {
+    const auto bytes = segment->bytes();
+    auto copy = std::make_shared<Segment>(bytes.size(), other.used_, other.limit_);
+    for (const os::Extent& extent : segment->reserved()) {
+      if (copy->reserve(extent.begin.value(), extent.length.value()) != 0) throw std::bad_alloc();
+      std::memcpy(copy->bytes().data() + extent.begin.value(), bytes.data() + extent.begin.value(),
+                  static_cast<std::size_t>(extent.length.value()));
+    }
+    other.segments_.emplace(name, std::move(copy));
+  }
+}
+
 void MemoryVolatileStorage::lose_power() {
   MutexLock lock(mutex_);
   segments_.clear();

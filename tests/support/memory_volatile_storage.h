@@ -30,6 +30,9 @@ class MemoryVolatileStorage final : public os::VolatileStorage {
   /// The machine died: empty from now on. Mappings still held belong to nobody.
   void lose_power();
 
+  /// Makes `other` what this one is now, for another future.
+  void copy_to(MemoryVolatileStorage& other);
+
   /// Counts and fails open, reserve, resize, remove and rename (changes), open_existing and list (reads).
   CallGate& calls() { return *gate_; }
   void cut_off() { gate_->cut_off(); }
