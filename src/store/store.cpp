@@ -247,7 +247,8 @@ Status OpenStore::recover() {
   VARVE_TRY_ASSIGN(const auto ids, catalog::DiskLog::list(*services_.objects));
   std::vector<Result<std::shared_ptr<DiskEntry>>> opened(ids.size(), std::shared_ptr<DiskEntry>());
   {
-    ThreadPool pool("open", kOpenThreads, kOpenThreads * 2);
+    // Driven by hand, things happen in one order.
+    ThreadPool pool("open", options_.background ? kOpenThreads : 1, kOpenThreads * 2);
     for (std::size_t i = 0; i < ids.size(); ++i) {
       pool.submit([this, &ids, &opened, i] { opened[i] = open_disk(ids[i]); });
     }

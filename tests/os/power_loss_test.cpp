@@ -410,7 +410,7 @@ TEST(Copies, OfAMachineHaveItsFutureOfTheirOwn) {
 
 TEST(Faults, AKillMayComeInTheMiddleOfAWrite) {
   MemoryStorage storage;
-  auto file = durable_file(storage, "f", std::string(4096, 'o'));
+  auto file = durable_file(storage, "f", std::string(8192, 'o'));
   std::unique_ptr<Machine> then;
   std::vector<std::string> seen;
   storage.calls().look_into_writes(true);
@@ -420,12 +420,12 @@ TEST(Faults, AKillMayComeInTheMiddleOfAWrite) {
     then = std::make_unique<Machine>();
     storage.copy_to(then->storage);
   });
-  EXPECT_OK(file->write(ByteOffset{0}, bytes_of(std::string(4096, 'n'))));
+  EXPECT_OK(file->write(ByteOffset{0}, bytes_of(std::string(8192, 'n'))));
   EXPECT_EQ(seen, (std::vector<std::string>{"write", "half of write"}));
   ASSERT_NE(then, nullptr);
   then->kill();
-  EXPECT_EQ(content_of(then->storage, "f"), std::string(2048, 'n') + std::string(2048, 'o'));
-  EXPECT_EQ(content_of(storage, "f"), std::string(4096, 'n'));
+  EXPECT_EQ(content_of(then->storage, "f"), std::string(4096, 'n') + std::string(4096, 'o'));
+  EXPECT_EQ(content_of(storage, "f"), std::string(8192, 'n'));
 }
 
 /// A random history against a plain model: after a loss, every file that was synced and not touched since is exact.

@@ -47,7 +47,8 @@ class CallGate {
   void set_read_hook(std::function<void(std::string_view action, std::string_view path)> hook) {
     read_hook_ = std::move(hook);
   }
-  /// With this the hook is also called when the first half of a write is done ("half of write"): where a kill may come.
+  /// With this the hook is also called when the first pages of a write of several are done ("half of write"): a kill may
+  /// come there.
   void look_into_writes(bool wanted) { look_into_writes_ = wanted; }
   [[nodiscard]] bool looks_into_writes() const { return look_into_writes_; }
   void half_way(std::string_view action, std::string_view path) {

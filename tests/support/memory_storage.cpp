@@ -52,17 +52,17 @@ class MemoryFile final : public os::File {
     if (answer.code != 0 && !answer.with_effect) return fail_here(answer.code, "write", path_);
     VARVE_TRY(check(at, bytes.data(), bytes.size(), "write"));
     VARVE_TRY(writable("write"));
-    const std::size_t half = bytes.size() / 2 / 512 * 512;
     // A write that fails may have got half-way.
     if (answer.code != 0) {
-      VARVE_TRY(put(at, bytes.first(half)));
+      VARVE_TRY(put(at, bytes.first(bytes.size() / 2 / 512 * 512)));
       return fail_here(answer.code, "write", path_);
     }
-    if (!gate_->looks_into_writes() || half == 0) return put(at, bytes);
-    VARVE_TRY(put(at, bytes.first(half)));
+    const std::size_t until = gate_->looks_into_writes() ? page_border_in(at, bytes.size()) : 0;
+    if (until == 0) return put(at, bytes);
+    VARVE_TRY(put(at, bytes.first(until)));
     gate_->half_way("half of write", path_);
     if (gate_->is_cut_off()) return fail_here(EIO, "write", path_);
-    return put(at + ByteCount{half}, bytes.subspan(half));
+    return put(at + ByteCount{until}, bytes.subspan(until));
   }
 
   Status sync_data() override {
@@ -157,6 +157,11 @@ class MemoryFile final : public os::File {
   }
 
  private:
+  /// A kernel copies page by page; a kill comes between two. 0: there is but one.
+  static std::size_t page_border_in(ByteOffset at, std::size_t count) {
+    const std::uint64_t border = (at.value() + count / 2) / FileContent::kPageSize * FileContent::kPageSize;
+    return border > at.value() ? static_cast<std::size_t>(border - at.value()) : 0;
+  }
   Status put(ByteOffset at, std::span<const std::byte> bytes) {
     ExclusiveLock lock(content_->mutex);
     VARVE_TRY(alive("write"));

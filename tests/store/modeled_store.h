@@ -1,0 +1,179 @@
+// A Store beside a plain model of what it must hold. Each operation is done to both; a machine that dies (or a call that
+// fails) in the middle of one leaves the outcomes that the promises allow, and no others:
+//
+//   live image   after a kill what was acknowledged, exactly; after a power loss each 4 KiB block as it was at some instant
+//                since the last operation that made all durable (promise 3); of the operation in flight some blocks or, where
+//                it is one step (restore), all or nothing
+//   snapshots    every acknowledged one, exact (promise 2); the one in flight exact or absent; no other (promises 1, 4)
+//   disks        as snapshots
+//
+// What is wrong is said in problems(), so that a test can also demand that something is.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "machine_store.h"
+#include "support/image_versions.h"
+#include "support/machine.h"
+#include "varve/store/store.h"
+
+namespace varve::test {
+
+inline constexpr std::uint64_t kStoreChunk = kMinChunkSize;
+
+class ModeledStore {
+ public:
+  using ImagePointer = std::shared_ptr<const SparseImage>;
+  struct DiskModel {
+    MaybeImage live;
+    std::vector<MaybeImage> history;  ///< `live` before each operation since all was durable
+    std::map<std::string, ImagePointer> snapshots;
+  };
+  using State = std::map<std::string, DiskModel>;
+
+  /// What was going on.
+  struct Flight {
+    std::vector<State> outcomes;  ///< steps on the way, and the end
+    bool by_blocks = false;       ///< live images may be anywhere between before and after
+  };
+  /// All that is known of a store that stopped: enough to judge what is found when it is opened again.
+  struct Knowledge {
+    State state;
+    std::optional<Flight> flight;
+    std::vector<State> doubts;  ///< outcomes of operations that failed since the last open
+    std::set<std::string> latched;  ///< disks that refused since: their images are seen again when they are opened
+    bool lost_power = false;        ///< since the last open
+    std::uint64_t stamp = 1;
+  };
+  /// A machine as it was before a call, or in the middle of one.
+  struct Moment {
+    std::unique_ptr<Machine> machine;
+    Knowledge knowledge;
+    std::uint64_t call = 0;
+    std::string text;  ///< "commit a, before sync packs/ab/…"
+  };
+
+  /// A new store on a new machine, open.
+  ModeledStore();
+  /// A store that stopped; open() it.
+  ModeledStore(std::unique_ptr<Machine> machine, Knowledge knowledge);
+  /// On something else than a machine of memory: no deaths. The store is there and empty; it is open afterwards.
+  explicit ModeledStore(std::function<store::Environment()> environment);
+  ~ModeledStore();
+  ModeledStore(const ModeledStore&) = delete;
+  ModeledStore& operator=(const ModeledStore&) = delete;
+
+  [[nodiscard]] Machine& machine() { return *machine_; }
+  [[nodiscard]] const State& state() const { return knowledge_.state; }
+  [[nodiscard]] const Knowledge& knowledge() const { return knowledge_; }
+  [[nodiscard]] bool is_open() const { return store_ != nullptr; }
+  [[nodiscard]] store::Store& store() { return *store_; }
+
+  // --- operations. Without effect where they make no sense as things are (after a failure); an error is a problem unless
+  // its code is expected ---
+  void create_disk(const std::string& disk);
+  void create_image(const std::string& disk);
+  void resize(const std::string& disk, std::uint64_t size);
+  /// Bytes that are never written twice.
+  void write(const std::string& disk, std::uint64_t at, std::uint64_t count);
+  void zero(const std::string& disk, std::uint64_t at, std::uint64_t count);
+  void flush(const std::string& disk);
+  void snapshot(const std::string& disk, const std::string& name);
+  void remove_snapshot(const std::string& disk, const std::string& name);
+  void rename_snapshot(const std::string& disk, const std::string& from, const std::string& to);
+  void commit(const std::string& disk);
+  void upkeep(const std::string& disk);
+  void collect();
+  void restore(const std::string& from, const std::string& snapshot, const std::string& to);
+  /// Of the live image where `snapshot` is empty.
+  void clone(const std::string& from, const std::string& snapshot, const std::string& name);
+  void copy(const std::string& from, const std::string& snapshot, std::uint64_t at, const std::string& to,
+            std::uint64_t to_at, std::uint64_t count);
+  void remove_image(const std::string& disk);
+  void remove_disk(const std::string& disk);
+  void rename_disk(const std::string& from, const std::string& to);
+  void change_attributes(const std::string& disk);
+  /// A clean unmount and a mount.
+  void remount();
+
+  // --- death ---
+  /// Before each change that a call makes, and in the middle of each write, `visit` gets that moment; all those of one
+  /// operation when it has ended.
+  void watch(std::function<void(Moment&&)> visit);
+  /// Power loss or kill of a machine on which no store is open.
+  void end(bool power_loss, std::uint64_t seed);
+  /// Opens and judges what is found; from then on that is what must be there.
+  void open();
+  /// As watch(), while the store is opened.
+  void open_watched(std::function<void(Moment&&)> visit);
+  /// What the store leaves when its process dies here and now; this one is of no more use.
+  [[nodiscard]] std::unique_ptr<Machine> leave();
+
+  // --- failures ---
+  /// Errors with these codes are expected from now on, and EIO of a disk or log that refuses until it is opened again.
+  void expect_faults(std::set<int> codes) { fault_codes_ = std::move(codes); }
+  [[nodiscard]] std::uint64_t failures() const { return failures_; }
+  /// After a failure each disk either works or refuses flush and mkdir, and says why; and it is as the model has it.
+  void check_refusals();
+
+  // --- looking ---
+  /// Everything is as the model has it.
+  void verify();
+  /// It goes on: write, mkdir, commit, rmdir, collect; detours come home; check() finds nothing.
+  void work();
+  [[nodiscard]] const std::vector<std::string>& problems() const { return problems_; }
+  void set_label(std::string label) { label_ = std::move(label); }
+  /// What is stored: the bytes of settings, logs and packs, and what makes up each live disk (its journal notes each
+  /// opening, its files end with what nobody needs any more).
+  [[nodiscard]] std::map<std::string, std::string> stored();
+
+ private:
+  struct Found {
+    MaybeImage live;
+    std::set<std::string> snapshots;
+  };
+  using FoundStore = std::map<std::string, Found>;
+
+  [[nodiscard]] store::Environment environment();
+  [[nodiscard]] Status open_store();
+  void problem(const std::string& what);
+  [[nodiscard]] DiskModel* model(const std::string& disk);
+  [[nodiscard]] std::shared_ptr<store::Disk> pointer(const std::string& disk);
+  [[nodiscard]] SnapshotId id_of(const std::string& disk, const std::string& snapshot);
+
+  void perform(const std::string& what, Flight flight, const std::function<Status()>& call);
+  void hook(bool on);
+  void hand_over_moments(const Flight* flight);
+  void failed(const Error& error, const Flight& flight);
+
+  [[nodiscard]] FoundStore look();
+  [[nodiscard]] MaybeImage read_live(store::Disk& disk);
+  /// What is found must be one of the outcomes, the first of which is that nothing happened; it becomes the state.
+  void judge(const std::vector<State>& outcomes, bool by_blocks, bool strict);
+  [[nodiscard]] State assemble(const FoundStore& found, const std::vector<State>& outcomes);
+  void judge_live(const std::string& disk, DiskModel& model, const MaybeImage& found,
+                  const std::vector<State>& outcomes, bool by_blocks);
+  void compare_snapshot(store::Disk& disk, const std::string& name, const std::vector<ImagePointer>& possible);
+  void check_holes(store::Disk& disk, const SparseImage& expected);
+
+  std::unique_ptr<Machine> machine_;
+  std::function<store::Environment()> environment_;
+  std::unique_ptr<store::Store> store_;
+  Knowledge knowledge_;
+  std::function<void(Moment&&)> visit_;
+  std::vector<Moment> met_;
+  std::uint64_t calls_ = 0;
+  std::set<int> fault_codes_;
+  std::uint64_t failures_ = 0;
+  std::string label_;
+  std::string operation_;
+  std::vector<std::string> problems_;
+};
+
+}  // namespace varve::test

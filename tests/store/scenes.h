@@ -1,0 +1,25 @@
+// What happens in a store, as short plays: each is ended at every call by a kill and a power loss (crash_enumeration_test),
+// and met at every call by a failing medium (fault_sweep_test).
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "modeled_store.h"
+
+namespace varve::test {
+
+struct Scene {
+  const char* name;
+  void (*before)(ModeledStore&);  ///< undisturbed
+  void (*play)(ModeledStore&);
+};
+
+[[nodiscard]] const std::vector<Scene>& scenes();
+/// Those that the environment names (VARVE_SCENE=NAME), else all.
+[[nodiscard]] std::vector<Scene> chosen_scenes();
+
+/// A number from the environment.
+[[nodiscard]] std::uint64_t number_from(const char* variable, std::uint64_t otherwise);
+
+}  // namespace varve::test
