@@ -36,7 +36,8 @@
 //  3. Two chunks become one only after their bytes were compared: with P's in compare_or_encode, with any other in
 //     RecordWriter::find_equal, or, when both were in flight, their encodings in RecordWriter::append.
 //  4. Memory: at most in_flight_limit() chunks with their encodings, and kMostSteps operations that have no bytes.
-//  5. A chunk that the medium does not give back becomes a damaged ref (rule 10), and no other chunk suffers. P's chunk
+//  5. A chunk that the medium does not give back ends the commit, or, where the caller has waited long enough, becomes a
+//     damaged ref (rule 10), and no other chunk suffers. P's chunk
 //     that does not load is merely "not equal": the bytes at hand replace it.
 //  6. Nobody sees anything of this before step 2: on an error or a stop whatever was written is garbage.
 //  7. The encoders work on buffers of in-flight steps; so nothing leaves this file before they have all answered.
@@ -114,7 +115,7 @@ class Commit {
  public:
   Commit(disk::LiveDisk& live, const disk::PendingInfo& pending, chunks::ChunkStore& chunks,
          chunks::RootRegistry::Hold& hold, ThreadPool& encoders, CommitProgress& progress,
-         const std::function<bool()>& stop)
+         const std::function<bool()>& stop, Unreadable unreadable)
       : live_(live),
         pending_(pending),
         chunks_(chunks),
@@ -122,6 +123,7 @@ class Commit {
         encoders_(encoders),
         progress_(progress),
         stop_(stop),
+        unreadable_(unreadable),
         geometry_(chunks.geometry()),
         end_(geometry_.chunks_in(pending.size).value()),
         parent_(chunks, chunks::from_opaque(live.parent_root())),
@@ -158,6 +160,7 @@ class Commit {
   ThreadPool& encoders_;
   CommitProgress& progress_;
   const std::function<bool()>& stop_;
+  const Unreadable unreadable_;
   const Geometry geometry_;
   const std::uint64_t end_;  ///< chunks of the image
   const chunks::ChunkMap parent_;
@@ -276,6 +279,8 @@ Status Commit::take_chunk(ChunkIndex chunk) {
   const Status got = read(chunk, step.bytes->span());
   if (!got) {
     if (!bytes_are_lost(got.error())) return got;
+    progress_.met_unreadable = true;
+    if (unreadable_ == Unreadable::fail) return got;
     ++result_.damaged_chunks;
     log::error("snapshot \"{}\": chunk {} (bytes from {}) cannot be read and is kept as damaged: {}", pending_.name,
                chunk.value(), geometry_.start_of(chunk).value(), got.error().message);
@@ -389,8 +394,8 @@ void Commit::wait_for_encoders() {
 
 Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending, chunks::ChunkStore& chunks,
                                 chunks::RootRegistry::Hold& hold, ThreadPool& encoders, CommitProgress& progress,
-                                const std::function<bool()>& stop) {
-  Commit commit(live, pending, chunks, hold, encoders, progress, stop);
+                                const std::function<bool()>& stop, Unreadable unreadable) {
+  Commit commit(live, pending, chunks, hold, encoders, progress, stop, unreadable);
   return commit.run();
 }
 

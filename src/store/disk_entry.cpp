@@ -17,6 +17,9 @@ using catalog::quoted;
 
 constexpr std::size_t kMaxOpenImages = 64;
 constexpr std::size_t kMovesPerSlice = 64;
+/// Commits that fail for chunks which cannot be read, before those are committed as damaged (rule 10): with the pauses of
+/// Background half a minute. A cable that was out for a moment must not cost a snapshot anything for good.
+constexpr int kUnreadableAttempts = 6;
 
 std::string live_directory(DiskId id) { return fmt::format("live/{:08}", id.value()); }
 
@@ -98,6 +101,14 @@ Status DiskEntry::logged(Append append) {
     doubtful_.clear();
     read_names();
   }
+  return done;
+}
+
+/// A change of pending snapshots that failed may have been made all the same, and not be durable.
+template <class Change>
+Status DiskEntry::on_live(Change change) {
+  Status done = change();
+  if (!done) read_names();
   return done;
 }
 
@@ -422,7 +433,7 @@ Status DiskEntry::remove_closed_snapshot(SnapshotId id) {
     }
     VARVE_TRY(logged([&] { return log_->append_deleted(id); }));
   } else {
-    VARVE_TRY(live_->drop_pending(id));
+    VARVE_TRY(on_live([&] { return live_->drop_pending(id); }));
   }
   {
     MutexLock names(names_mutex_);
@@ -458,7 +469,7 @@ Status DiskEntry::rename_snapshot(SnapshotId id, const std::string& name) {
   } else {
     const auto pending = find_pending(id);
     if (!pending) return no_snapshot(quoted(info.name));
-    VARVE_TRY(live_->update_pending(id, name, pending->attributes));
+    VARVE_TRY(on_live([&] { return live_->update_pending(id, name, pending->attributes); }));
   }
   MutexLock names(names_mutex_);
   names_.erase(info.name);
@@ -553,6 +564,7 @@ std::optional<disk::PendingInfo> DiskEntry::begin_commit() {
   cancel_ = false;
   progress_.chunks_done = 0;
   progress_.chunks_total = 0;
+  progress_.met_unreadable = false;
   return oldest;
 }
 
@@ -586,10 +598,27 @@ Status DiskEntry::commit(const disk::PendingInfo& oldest) {
   VARVE_TRY_ASSIGN(const bool wanted, settle_before_commit(oldest.id));
   if (!wanted) return {};
   auto hold = std::make_unique<chunks::RootRegistry::Hold>(services_.registry);
-  VARVE_TRY_ASSIGN(const auto committed,
-                   snapshot::commit_oldest(*live_, oldest, *services_.chunks, *hold, *services_.encoders, progress_,
-                                           [this] { return cancel_ || services_.stopping; }));
-  return hand_over(oldest, committed, hold);
+  const auto committed = snapshot::commit_oldest(*live_, oldest, *services_.chunks, *hold, *services_.encoders, progress_,
+                                                 [this] { return cancel_ || services_.stopping; },
+                                                 patience_with(oldest.id));
+  if (!committed) {
+    if (progress_.met_unreadable) note_unreadable(oldest.id);
+    return tl::unexpected(committed.error());
+  }
+  return hand_over(oldest, *committed, hold);
+}
+
+snapshot::Unreadable DiskEntry::patience_with(SnapshotId id) {
+  MutexLock lock(commit_mutex_);
+  const bool enough = unreadable_ == id && unreadable_attempts_ >= kUnreadableAttempts;
+  return enough ? snapshot::Unreadable::keep_as_damaged : snapshot::Unreadable::fail;
+}
+
+void DiskEntry::note_unreadable(SnapshotId id) {
+  MutexLock lock(commit_mutex_);
+  if (unreadable_ != id) unreadable_attempts_ = 0;
+  unreadable_ = id;
+  ++unreadable_attempts_;
 }
 
 /// The durable order's last steps: log record, then the live side makes its root P and lets go of the pins.

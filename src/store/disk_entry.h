@@ -100,6 +100,9 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   /// Every append goes through here: notes whether its outcome is known.
   template <class Append>
   [[nodiscard]] Status logged(Append append) VARVE_REQUIRES(operations_);
+  /// Every change of names on the live side goes through here.
+  template <class Change>
+  [[nodiscard]] Status on_live(Change change) VARVE_REQUIRES(operations_);
   [[nodiscard]] Status refuse_name_in_use(const std::string& name) VARVE_REQUIRES(operations_);
   [[nodiscard]] Status remove_files() VARVE_REQUIRES(operations_);
   [[nodiscard]] Status refuse_if_removed() const;
@@ -111,6 +114,8 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   /// False: the log had it already, there was nothing but the live side to settle.
   [[nodiscard]] Result<bool> settle_before_commit(SnapshotId id);
   [[nodiscard]] Status commit(const disk::PendingInfo& oldest);
+  [[nodiscard]] snapshot::Unreadable patience_with(SnapshotId id) VARVE_EXCLUDES(commit_mutex_);
+  void note_unreadable(SnapshotId id) VARVE_EXCLUDES(commit_mutex_);
   [[nodiscard]] Status hand_over(const disk::PendingInfo& frozen, const snapshot::Committed& committed,
                                  std::unique_ptr<chunks::RootRegistry::Hold>& hold);
   [[nodiscard]] Result<std::shared_ptr<snapshot::SnapshotImage>> image_of(SnapshotId id);
@@ -158,6 +163,9 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   /// Being deleted, by so many at once: no commit of them may run.
   std::multiset<SnapshotId> doomed_ VARVE_GUARDED_BY(commit_mutex_);
   std::atomic<bool> cancel_{false};
+  /// Commits of `unreadable_` that met chunks which the medium did not give back.
+  SnapshotId unreadable_ VARVE_GUARDED_BY(commit_mutex_);
+  int unreadable_attempts_ VARVE_GUARDED_BY(commit_mutex_) = 0;
   snapshot::CommitProgress progress_;
 
   chunks::RootRegistry::Registration registration_;

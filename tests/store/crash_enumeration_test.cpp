@@ -40,7 +40,7 @@ class Enumeration {
     if (liar_) store.machine().storage.calls().set_liar(liar_);
     store.watch([this](Moment&& moment) {
       ++points_;
-      if (points_ % every_ != 0 || given_up()) return;
+      if ((points_ + seed_) % every_ != 0 || given_up()) return;
       for (std::uint64_t variant = 0; variant <= variants_; ++variant) examine(moment, variant);
     });
     scene.play(store);
@@ -59,7 +59,8 @@ class Enumeration {
   [[nodiscard]] std::uint64_t states() const { return states_; }
   [[nodiscard]] std::uint64_t in_recovery() const { return in_recovery_; }
   [[nodiscard]] std::uint64_t promised() const {
-    return kPromisedStates * (1 + variants_) / (1 + kDefaultVariants) / every_ - (every_ > 1 ? kPromisedStates / 20 : 0);
+    const std::uint64_t all = kPromisedStates * (1 + variants_) / (1 + kDefaultVariants);
+    return every_ == 1 ? all : all / every_ / 2;
   }
   [[nodiscard]] const std::vector<std::string>& problems() const { return problems_; }
 

@@ -3,7 +3,7 @@
 // nothing is durable any more until it is opened again, and says so; when the trouble is over all goes on, and after a kill
 // or a power loss too (promise 7 of DESIGN.md, section 3).
 //
-//   VARVE_FAULT_EVERY=N    looks at each Nth call only (1); for slow builds
+//   VARVE_TEST_STRIDE=N    looks at each Nth call only; for slow builds
 //   VARVE_FAULT_ALL=1      every error at every call; else they take turns
 //   VARVE_SCENE=NAME       one scene
 #include <gtest/gtest.h>
@@ -12,6 +12,7 @@
 #include <iostream>
 
 #include "scenes.h"
+#include "support/seed.h"
 
 namespace varve::store {
 namespace {
@@ -37,7 +38,7 @@ class Sweep {
  public:
   void run(const Scene& scene, std::span<const ModeledStore::Fault> faults) {
     begin(scene);
-    for (std::uint64_t call = every_; call < kMostCalls && problems_.empty(); call += every_) {
+    for (std::uint64_t call = test::from_point(1); call < kMostCalls && problems_.empty(); call += every_) {
       bool met = false;
       for (std::size_t i = 0; i < faults.size() && problems_.empty(); ++i) {
         if (all_ || i == (call / every_) % faults.size()) met |= meet(scene, call, faults[i]);
@@ -90,7 +91,7 @@ class Sweep {
     return !store.problems().empty();
   }
 
-  const std::uint64_t every_ = test::number_from("VARVE_FAULT_EVERY", 1);
+  const std::uint64_t every_ = test::stride();
   const bool all_ = test::number_from("VARVE_FAULT_ALL", 0) != 0;
   std::unique_ptr<Machine> machine_;
   ModeledStore::Knowledge knowledge_;

@@ -51,6 +51,13 @@ std::map<std::string, std::set<std::string>> structure(const Stores& stores) {
   return names;
 }
 
+void remember(std::vector<MaybeImage>& history, const MaybeImage& image) {
+  const bool known = std::ranges::any_of(history, [&image](const MaybeImage& past) {
+    return past.has_value() == image.has_value() && (!image || past->is(*image));
+  });
+  if (!known) history.push_back(image);
+}
+
 std::string to_text(const std::map<std::string, std::set<std::string>>& names) {
   std::string out;
   for (const auto& [disk, snapshots] : names) {
@@ -194,7 +201,9 @@ std::shared_ptr<Disk> ModeledStore::pointer(const std::string& disk) {
   return found ? *found : nullptr;
 }
 
+/// 0 unless both have it: after a failure a name may be in doubt.
 SnapshotId ModeledStore::id_of(const std::string& disk, const std::string& snapshot) {
+  if (model(disk) == nullptr || !model(disk)->snapshots.contains(snapshot)) return SnapshotId{0};
   const auto entry = pointer(disk);
   if (entry == nullptr) return SnapshotId{0};
   const auto info = entry->find_snapshot(snapshot);
@@ -213,15 +222,42 @@ void ModeledStore::perform(const std::string& what, Flight flight, const std::fu
 void ModeledStore::failed(const Error& error, const Flight& flight) {
   ++failures_;
   const bool refuses = error.kind == ErrorKind::latched && error.code == EIO;
-  if (!refuses && !fault_codes_.contains(error.code)) problem("failed: " + error.message);
-  if (fault_codes_.empty()) return;
+  if (!fault_ || (!refuses && fault_->code != error.code)) problem("failed: " + error.message);
+  if (!fault_) return;
   std::vector<State> outcomes{knowledge_.state};
   outcomes.insert(outcomes.end(), flight.outcomes.begin(), flight.outcomes.end());
-  knowledge_.doubts.insert(knowledge_.doubts.end(), outcomes.begin(), outcomes.end());
   for (const auto& disk : store_->disks()) {
     if (disk->live().latched()) knowledge_.latched.insert(disk->name());
   }
+  judge_after_fault(outcomes);
+}
+
+/// The look is not what is to fail.
+void ModeledStore::judge_after_fault(const std::vector<State>& outcomes) {
+  knowledge_.doubts.insert(knowledge_.doubts.end(), outcomes.begin(), outcomes.end());
+  const bool lasts = fault_at_ != 0 && (fault_->repeat == Repeat::for_good || !fault_was_met());
+  const std::uint64_t calls = machine_->storage.calls().calls(fault_->calls);
+  if (lasts) machine_->storage.clear_faults();
   judge(outcomes, true, true);
+  fault_met_ = fault_met_ || calls >= fault_at_;
+  if (lasts) fail_at(fault_at_ > calls ? fault_at_ - calls : 1, *fault_);
+}
+
+void ModeledStore::fail_at(std::uint64_t nth, const Fault& fault) {
+  fault_ = fault;
+  fault_at_ = machine_->storage.calls().calls(fault.calls) + nth;
+  machine_->storage.fail_at(nth, fault.code, fault.repeat, fault.calls);
+}
+
+bool ModeledStore::fault_was_met() const {
+  return fault_at_ != 0 && machine_->storage.calls().calls(fault_->calls) >= fault_at_;
+}
+
+bool ModeledStore::end_faults() {
+  if (fault_at_ != 0) fault_met_ = fault_met_ || fault_was_met();
+  machine_->storage.clear_faults();
+  fault_at_ = 0;
+  return fault_met_;
 }
 
 void ModeledStore::create_disk(const std::string& disk) {
@@ -301,7 +337,7 @@ void ModeledStore::remove_snapshot(const std::string& disk, const std::string& n
 }
 
 void ModeledStore::rename_snapshot(const std::string& disk, const std::string& from, const std::string& to) {
-  if (id_of(disk, from) == SnapshotId{0} || id_of(disk, to) != SnapshotId{0}) return;
+  if (id_of(disk, from) == SnapshotId{0} || model(disk)->snapshots.contains(to)) return;
   State after = knowledge_.state;
   auto node = after[disk].snapshots.extract(from);
   node.key() = to;
@@ -366,10 +402,13 @@ void ModeledStore::clone(const std::string& from, const std::string& snapshot, c
     undone[from].history.clear();
     flight.outcomes.insert(flight.outcomes.begin(), std::move(undone));
   }
+  const auto outcomes = flight.outcomes;
   perform("clone " + from + "@" + snapshot + " as " + name, std::move(flight), [&]() -> Status {
     VARVE_TRY(store_->clone({pointer(from), id}, name, kDirectoryAttributes));
     return {};
   });
+  // Done all the same when what was taken for it could not be removed again.
+  if (fault_ && model(name) != nullptr) judge_after_fault(outcomes);
 }
 
 void ModeledStore::copy(const std::string& from, const std::string& snapshot, std::uint64_t at, const std::string& to,
@@ -431,17 +470,18 @@ void ModeledStore::remount() {
   State after = knowledge_.state;
   for (auto& [name, disk] : after) disk.history.clear();
   perform("remount", {{after}}, [&]() -> Status {
-    VARVE_TRY(store_->close());
+    Status closed = store_->close();
     store_.reset();
-    if (machine_ != nullptr && visit_ == nullptr && fault_codes_.empty()) machine_->kill();
     auto opened = open_store();
-    if (!opened && !fault_codes_.empty()) {
-      // Nobody could do anything but mount again when the trouble is over.
-      if (machine_ != nullptr) machine_->storage.clear_faults();
-      must(open_store());
-    }
-    return opened;
+    if (opened && store_->damaged_disks().empty()) return closed;
+    if (!fault_) return opened ? fail_damaged(store_->damaged_disks().front()) : opened;
+    // Nobody can do anything but mount again when the trouble is over.
+    store_.reset();
+    end_faults();
+    must(open_store());
+    return fail_system(fault_->code, "mount");
   });
+  knowledge_.latched.clear();
 }
 
 // --- looking ---
@@ -550,23 +590,21 @@ void ModeledStore::judge_live(const std::string& disk, DiskModel& model, const M
     if (why_not(found, group, false).empty()) why.clear();
   }
   // A write that failed may have got as far as any sector; what was put on pages that a failed sync dropped, any byte.
-  const std::uint64_t grain = latched ? 1 : fault_codes_.empty() ? kBlockSize : kSector;
+  const std::uint64_t grain = latched ? 1 : fault_ ? kSector : kBlockSize;
   if (!why.empty()) why = why_not(found, mixed, by_blocks, grain);
   const bool still_running = latched && knowledge_.flight == std::nullopt && !knowledge_.doubts.empty();
   if (!why.empty() && !still_running) problem("the live image of " + disk + " is as it never was: " + why);
 
-  std::vector<MaybeImage> history;
-  if (!knowledge_.lost_power) {
-    for (const MaybeImage* image : mixed) history.push_back(*image);
-    for (const State& outcome : outcomes) {
-      const auto it = outcome.find(disk);
-      if (it == outcome.end()) continue;
-      history.push_back(it->second.live);
-      history.insert(history.end(), it->second.history.begin(), it->second.history.end());
-    }
-  }
-  model.history = std::move(history);
+  model.history.clear();
   model.live = found;
+  for (const State& outcome : outcomes) {
+    const auto it = outcome.find(disk);
+    if (it == outcome.end()) continue;
+    if (why_not(found, {&it->second.live}, false).empty()) model.live = it->second.live;
+    if (knowledge_.lost_power) continue;
+    for (const MaybeImage& past : it->second.history) remember(model.history, past);
+    remember(model.history, it->second.live);
+  }
 }
 
 void ModeledStore::compare_snapshot(Disk& disk, const std::string& name, const std::vector<ImagePointer>& possible) {
@@ -621,9 +659,11 @@ void ModeledStore::verify() {
   }
 }
 
-void ModeledStore::check_refusals() {
+std::size_t ModeledStore::check_refusals() {
+  std::size_t count = 0;
   for (const auto& disk : store_->disks()) {
     if (!disk->live().latched()) continue;
+    ++count;
     const auto flushed = disk->live().flush();
     if (flushed || flushed.error().code != EIO || flushed.error().kind != ErrorKind::latched) {
       problem(disk->name() + " says that all is durable after a sync that failed");
@@ -634,6 +674,7 @@ void ModeledStore::check_refusals() {
     const auto taken = disk->take_snapshot("refused", kDirectoryAttributes);
     if (taken || taken.error().code != EIO) problem(disk->name() + " takes a snapshot after a sync that failed");
   }
+  return count;
 }
 
 void ModeledStore::work() {

@@ -116,11 +116,19 @@ class ModeledStore {
   [[nodiscard]] std::unique_ptr<Machine> leave();
 
   // --- failures ---
-  /// Errors with these codes are expected from now on, and EIO of a disk or log that refuses until it is opened again.
-  void expect_faults(std::set<int> codes) { fault_codes_ = std::move(codes); }
+  struct Fault {
+    int code = 0;
+    Repeat repeat = Repeat::once;
+    Calls calls = Calls::changes;
+  };
+  /// The nth call of the storage from now on fails (and, for good, all that follow). Errors with its code are expected from
+  /// then on, and EIO of a disk or log that refuses until it is opened again.
+  void fail_at(std::uint64_t nth, const Fault& fault);
+  /// The medium works again. Whether the call was reached.
+  bool end_faults();
   [[nodiscard]] std::uint64_t failures() const { return failures_; }
-  /// After a failure each disk either works or refuses flush and mkdir, and says why; and it is as the model has it.
-  void check_refusals();
+  /// Each disk of which a sync failed refuses flush and mkdir and says why. How many there are.
+  std::size_t check_refusals();
 
   // --- looking ---
   /// Everything is as the model has it.
@@ -129,6 +137,7 @@ class ModeledStore {
   void work();
   [[nodiscard]] const std::vector<std::string>& problems() const { return problems_; }
   void set_label(std::string label) { label_ = std::move(label); }
+  [[nodiscard]] const std::string& label() const { return label_; }
   /// What is stored: the bytes of settings, logs and packs, and what makes up each live disk (its journal notes each
   /// opening, its files end with what nobody needs any more).
   [[nodiscard]] std::map<std::string, std::string> stored();
@@ -151,6 +160,8 @@ class ModeledStore {
   void hook(bool on);
   void hand_over_moments(const Flight* flight);
   void failed(const Error& error, const Flight& flight);
+  void judge_after_fault(const std::vector<State>& outcomes);
+  [[nodiscard]] bool fault_was_met() const;
 
   [[nodiscard]] FoundStore look();
   [[nodiscard]] MaybeImage read_live(store::Disk& disk);
@@ -169,7 +180,9 @@ class ModeledStore {
   std::function<void(Moment&&)> visit_;
   std::vector<Moment> met_;
   std::uint64_t calls_ = 0;
-  std::set<int> fault_codes_;
+  std::optional<Fault> fault_;   ///< errors of it are expected
+  bool fault_met_ = false;
+  std::uint64_t fault_at_ = 0;   ///< counter value; 0: the medium works
   std::uint64_t failures_ = 0;
   std::string label_;
   std::string operation_;

@@ -411,6 +411,46 @@ TEST_F(StoreRaces, AStoreThatIsFullOpensAndDeletes) {
 }
 
 // copy_file_range of a live source that is cut while it is copied.
+int unreadable_home(std::string_view action, std::string_view path) {
+  return action == "read" && path.ends_with("/home.img") ? EIO : 0;
+}
+
+TEST_F(StoreRaces, WhatCannotBeReadForAMomentCostsAPendingSnapshotNothing) {
+  const Content content = pattern(3 * kChunk, 1);
+  auto disk = disk_with("web01", content);
+  const auto a = take(*disk, "a");
+  machine_->storage.calls().fail_where(unreadable_home);
+  for (int attempt = 0; attempt < 3; ++attempt) {
+    const auto done = store_->step_commit(disk->id());
+    ASSERT_FALSE(done);
+    EXPECT_EQ(done.error().code, EIO) << done.error().message;
+  }
+  machine_->storage.calls().fail_where({});
+  commit_all(*disk);
+  EXPECT_EQ(disk->snapshot(a.id)->state, SnapshotStateKind::complete);
+  EXPECT_EQ(read_snapshot(*disk, a.id, content.size()), content);
+}
+
+TEST_F(StoreRaces, WhatCannotBeReadForEverIsGivenUpAndNothingWaitsBehindIt) {
+  const Content content = pattern(3 * kChunk, 1);
+  auto disk = disk_with("web01", content);
+  const auto a = take(*disk, "a");
+  machine_->storage.calls().fail_where(unreadable_home);
+  int failures = 0;
+  while (!store_->step_commit(disk->id()) && failures < 50) ++failures;
+  EXPECT_GT(failures, 3) << "given up too soon";
+  EXPECT_LT(failures, 50) << "it waits for ever";
+  machine_->storage.calls().fail_where({});
+  EXPECT_EQ(disk->snapshot(a.id)->state, SnapshotStateKind::complete);
+  Content out(kChunk);
+  const auto got = disk->read_snapshot(a.id, ByteOffset{0}, out);
+  ASSERT_FALSE(got) << "bytes that were never read are served";
+  EXPECT_EQ(got.error().code, EIO);
+  const auto b = take(*disk, "b");
+  commit_all(*disk);
+  EXPECT_EQ(disk->snapshot(b.id)->state, SnapshotStateKind::complete);
+}
+
 TEST_F(StoreRaces, ASourceThatShrinksUnderACopyIsFollowedByZeros) {
   auto source = disk_with("web01", pattern(64 * kChunk, 1));
   auto target = disk_with("web02", pattern(kChunk, 2));

@@ -18,6 +18,9 @@ CallGate::Answer CallGate::enter(Calls kind, std::string_view action, std::strin
     }
   }
   if (cut_) return {EIO, false};
+  if (bad_) {
+    if (const int code = bad_(action, path); code != 0) return {code, true};
+  }
   if (liar_ && action.starts_with("sync") && liar_(action, path)) return {0, false, true};
   return {};
 }

@@ -54,6 +54,9 @@ class CallGate {
   void half_way(std::string_view action, std::string_view path) {
     if (hook_ && !cut_) hook_(action, path);
   }
+  /// Calls of either kind for which this gives an errno fail with it: a bad sector, a directory on another medium. Set it
+  /// before threads start; an empty function ends it.
+  void fail_where(std::function<int(std::string_view action, std::string_view path)> code) { bad_ = std::move(code); }
   /// Syncs of which this says true answer that all is durable, and nothing is: a disk that lies. What rests on them must
   /// then be seen to break, or a test that cuts the power proves nothing. Set it before threads start.
   void set_liar(std::function<bool(std::string_view action, std::string_view path)> liar) { liar_ = std::move(liar); }
@@ -75,6 +78,7 @@ class CallGate {
 
   std::function<void(std::string_view, std::string_view)> hook_;
   std::function<void(std::string_view, std::string_view)> read_hook_;
+  std::function<int(std::string_view, std::string_view)> bad_;
   std::function<bool(std::string_view, std::string_view)> liar_;
   bool look_into_writes_ = false;
   std::atomic<std::uint64_t> changes_{0};

@@ -17,6 +17,7 @@ namespace varve::snapshot {
 struct CommitProgress {
   std::atomic<std::uint64_t> chunks_done{0};
   std::atomic<std::uint64_t> chunks_total{0};
+  std::atomic<bool> met_unreadable{false};  ///< a chunk was not given back by the medium
 };
 
 struct Committed {
@@ -26,6 +27,12 @@ struct Committed {
   std::uint64_t new_chunks = 0;      ///< encoded and appended
   std::uint64_t shared_chunks = 0;   ///< equal to P's or found by digest
   std::uint64_t damaged_chunks = 0;  ///< unreadable at their place: committed as damaged refs (rule 10)
+};
+
+/// What becomes of chunks that the medium does not give back.
+enum class Unreadable {
+  fail,             ///< EIO: it may be back in a moment, and what is committed as damaged stays so for good
+  keep_as_damaged,  ///< rule 10: nothing waits for ever behind them
 };
 
 /// Packs and nodes are durable on return; everything the result stands on is in `hold`, which must live until the
@@ -38,6 +45,7 @@ struct Committed {
 [[nodiscard]] Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending,
                                               chunks::ChunkStore& chunks, chunks::RootRegistry::Hold& hold,
                                               ThreadPool& encoders, CommitProgress& progress,
-                                              const std::function<bool()>& stop);
+                                              const std::function<bool()>& stop,
+                                              Unreadable unreadable = Unreadable::keep_as_damaged);
 
 }  // namespace varve::snapshot
