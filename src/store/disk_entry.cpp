@@ -431,7 +431,9 @@ Status DiskEntry::remove_closed_snapshot(SnapshotId id) {
       VARVE_TRY(live_->flush());
       unsettled_.clear();
     }
-    VARVE_TRY(logged([&] { return log_->append_deleted(id); }));
+    VARVE_TRY(services_.reserve->spend([&]() VARVE_NO_ANALYSIS {
+      return logged([&] { return log_->append_deleted(id); });
+    }));
   } else {
     VARVE_TRY(on_live([&] { return live_->drop_pending(id); }));
   }
@@ -679,6 +681,7 @@ Result<bool> DiskEntry::upkeep() {
   // none: its detours would stay for ever.
   if (moved == 0 && !live_->latched() && live_->counters().detour_chunks > 0) VARVE_TRY(live_->flush());
   VARVE_TRY(live_->tidy());
+  services_.reserve->fill();
   VARVE_TRY(log_->checkpoint_if_due());
   return moved > 0 || live_->counters().unswept_chunks > 0;
 }
@@ -712,7 +715,11 @@ Status DiskEntry::discard() {
 
 Status DiskEntry::remove_files() {
   // An attempt that failed may have been settled since: then it is there.
-  if (!log_->state()->removed) VARVE_TRY(logged([&] { return log_->append_removed(); }));
+  if (!log_->state()->removed) {
+    VARVE_TRY(services_.reserve->spend([&]() VARVE_NO_ANALYSIS {
+      return logged([&] { return log_->append_removed(); });
+    }));
+  }
   MutexLock upkeep(upkeep_mutex_);
   removed_ = true;
   // The log is the truth from here on; what is left of the files is swept at the next mount if this fails.

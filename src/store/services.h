@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "reserve.h"
 #include "varve/chunks/chunk_store.h"
 #include "varve/core/thread_pool.h"
 #include "varve/objects/object_store.h"
@@ -29,6 +30,7 @@ struct StartupTask {
 /// The layers below, in the order in which they stand on each other. Assembled once, in Store::open().
 struct Services {
   std::unique_ptr<os::Storage> storage;
+  std::unique_ptr<Reserve> reserve;
   std::unique_ptr<os::VolatileStorage> maps;
   std::unique_ptr<chunks::Locator> locator;
   std::unique_ptr<objects::ObjectStore> objects;

@@ -133,6 +133,7 @@ class OpenStore final : public Store {
   /// One line a layer: the whole stack, bottom to top.
   void assemble(Environment environment) {
     services_.storage = std::move(environment.storage);
+    services_.reserve = std::make_unique<Reserve>(*services_.storage);
     services_.maps = std::move(environment.maps);
     services_.locator = std::move(environment.locator);
     services_.objects = objects::make_directory_objects(*services_.storage);
@@ -265,6 +266,8 @@ Status OpenStore::recover() {
     }
     last = std::max(last, ids[i]);
   }
+  // After the journals have theirs.
+  services_.reserve->fill();
   MutexLock lock(table_mutex_);
   next_disk_ = DiskId{last.value() + 1};
   return {};

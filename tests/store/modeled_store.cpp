@@ -249,6 +249,11 @@ void ModeledStore::fail_at(std::uint64_t nth, const Fault& fault) {
   machine_->storage.fail_at(nth, fault.code, fault.repeat, fault.calls);
 }
 
+void ModeledStore::expect_no_space(bool expected) {
+  fault_ = expected ? std::optional(Fault{ENOSPC}) : std::nullopt;
+  if (!expected) knowledge_.doubts.clear();
+}
+
 bool ModeledStore::fault_was_met() const {
   return fault_at_ != 0 && machine_->storage.calls().calls(fault_->calls) >= fault_at_;
 }

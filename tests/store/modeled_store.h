@@ -124,6 +124,8 @@ class ModeledStore {
   /// The nth call of the storage from now on fails (and, for good, all that follow). Errors with its code are expected from
   /// then on, and EIO of a disk or log that refuses until it is opened again.
   void fail_at(std::uint64_t nth, const Fault& fault);
+  /// ENOSPC is expected, without any call being made to fail.
+  void expect_no_space(bool expected);
   /// The medium works again. Whether the call was reached.
   bool end_faults();
   [[nodiscard]] std::uint64_t failures() const { return failures_; }

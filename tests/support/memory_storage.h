@@ -72,6 +72,8 @@ class MemoryStorage final : public os::Storage {
   void cut_off_at(std::uint64_t nth) { gate_->cut_off_at(nth); }
   void clear_faults() { gate_->clear(); }
   /// Writes that need more fail with ENOSPC.
+  /// 100 % full, as by another's file: what is freed can be used again, nothing else.
+  void fill_up() { space_->limit = space_->used.load(); }
   void set_capacity(ByteCount bytes) { space_->limit = bytes.value() / FileContent::kPageSize; }
 
   /// Changes bytes as a decaying disk would: durable at once, not counted. The file must exist.
