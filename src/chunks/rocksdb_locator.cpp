@@ -30,9 +30,16 @@ constexpr std::size_t kBlockCacheShares = 4;
 constexpr double kFilterBitsPerKey = 10;        ///< most look-ups are for what was never there
 constexpr int kMaxOpenFiles = 64;
 constexpr int kBackgroundJobs = 2;
-constexpr std::size_t kMaxLogFile = 1 * kMiB;
 constexpr char kDigestPrefix = 'd';
 constexpr char kPackPrefix = 'p';
+
+/// RocksDB goes on writing to its log file after an error, and where it is built with its assertions, as Debian's is, that
+/// ends the process: on a full disk at once. What fails is told by those who notice.
+class Silence final : public rocksdb::Logger {
+ public:
+  using rocksdb::Logger::Logv;
+  void Logv(const char*, va_list) override {}
+};
 
 rocksdb::Options locator_options(std::size_t memory) {
   rocksdb::BlockBasedTableOptions table;
@@ -51,9 +58,7 @@ rocksdb::Options locator_options(std::size_t memory) {
   options.max_file_opening_threads = 1;
   options.level_compaction_dynamic_level_bytes = true;
   options.compression = rocksdb::kNoCompression;  // digests and random ids
-  options.info_log_level = rocksdb::WARN_LEVEL;
-  options.max_log_file_size = kMaxLogFile;
-  options.keep_log_file_num = 2;
+  options.info_log = std::make_shared<Silence>();
   options.stats_dump_period_sec = 0;
   options.stats_persist_period_sec = 0;
   return options;

@@ -1,9 +1,11 @@
 #include "varve/chunks/locator.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <csignal>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
@@ -198,6 +200,39 @@ TEST_F(RocksdbLocatorTest, OneInUseIsNotDeleted) {
   EXPECT_TRUE(first->add_pack(PackId{256}, std::vector{entry(256, 3, 1)}));
   EXPECT_FALSE(open_rocksdb_locator(path));
   EXPECT_EQ(found(*first, 1), entry(256, 3, 1).ref);
+}
+
+/// As on a full disk: no file may grow beyond a few bytes. With a log file RocksDB would end the process.
+void live_where_nothing_can_be_written(const std::string& path) {
+  ::signal(SIGXFSZ, SIG_IGN);
+  const rlimit limit{16, RLIM_INFINITY};
+  if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) std::exit(2);
+  {
+    const auto none = open_rocksdb_locator(path);
+    if (none && (*none)->add_pack(PackId{256}, std::vector{entry(256, 0, 1)})) std::exit(3);
+  }
+  const rlimit enough{RLIM_INFINITY, RLIM_INFINITY};
+  if (::setrlimit(RLIMIT_FSIZE, &enough) != 0) std::exit(2);
+  const auto again = open_rocksdb_locator(path);
+  if (!again || !(*again)->add_pack(PackId{512}, std::vector{entry(512, 0, 2)})) std::exit(4);
+  // While it is open the disk fills up.
+  if (::setrlimit(RLIMIT_FSIZE, &limit) != 0) std::exit(2);
+  std::vector<Locator::Entry> many;
+  for (std::uint32_t i = 0; i < 30'000; ++i) many.push_back(entry(768, i, 1000 + i));
+  for (std::uint64_t pack = 3; pack < 20; ++pack) static_cast<void>((*again)->add_pack(PackId{pack << 8}, many));
+  for (std::uint64_t pack = 3; pack < 20; ++pack) {
+    if (!(*again)->forget_pack(PackId{pack << 8}, {})) std::exit(5);
+  }
+  if (::setrlimit(RLIMIT_FSIZE, &enough) != 0) std::exit(2);
+  if (!(*again)->add_pack(PackId{256 * 30}, std::vector{entry(256 * 30, 0, 3)})) std::exit(6);
+  if (found(**again, 3) != entry(256 * 30, 0, 3).ref) std::exit(7);
+  std::exit(0);
+}
+
+TEST(RocksdbLocatorDeathTest, WithoutRoomItIsGivenUpAndNothingDies) {
+  testing::FLAGS_gtest_death_test_style = "threadsafe";
+  test::TemporaryDirectory directory;
+  EXPECT_EXIT(live_where_nothing_can_be_written(directory.path() + "/locator"), testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

@@ -104,9 +104,9 @@ def errno_of(call, *arguments, **options):
 class Mount:
     """A store in a temporary directory and its mount. The daemon runs in the foreground as our child."""
 
-    def __init__(self, options=(), init=()):
+    def __init__(self, options=(), init=(), store_in=None):
         self.base = tempfile.mkdtemp(prefix='varve-mount-', dir=os.environ.get('VARVE_TEST_DIR', '/var/tmp'))
-        self.store = os.path.join(self.base, 'store')
+        self.store = os.path.join(store_in or self.base, 'store')
         self.path = os.path.join(self.base, 'mnt')
         self.log = os.path.join(self.base, 'log')
         self.options = list(options)
