@@ -125,6 +125,8 @@ class FullFilesystem(MountTest):
         self.fill_up()
         self.write('a', 0, self.second[:MIB])
         refused = 0
+        new = pattern(5, 8 * MIB)
+        after = self.second[:4 * MIB] + new + self.second[12 * MIB:]
         for name in ('y', 'z'):
             try:
                 os.mkdir(self.m.disk('a', name))
@@ -134,15 +136,14 @@ class FullFilesystem(MountTest):
                 continue
             try:
                 # New bytes over what that snapshot has not got into packs.
-                self.write('a', 4 * MIB, pattern(5, 8 * MIB))
-                self.second = self.second[:4 * MIB] + pattern(5, 8 * MIB) + self.second[12 * MIB:]
+                self.write('a', 4 * MIB, new)
+                self.second = after
             except OSError as error:
                 self.assertEqual(error.errno, errno.ENOSPC)
                 refused += 1
                 live = read_at(self.m.image('a'), 0, 24 * MIB)
                 for at in range(0, 24 * MIB, BLOCK):
-                    self.assertIn(live[at:at + BLOCK], (self.second[at:at + BLOCK],
-                                                        pattern(5, 8 * MIB)[at - 4 * MIB:][:BLOCK] if at >= 4 * MIB else b''))
+                    self.assertTrue(live[at:at + BLOCK] in (self.second[at:at + BLOCK], after[at:at + BLOCK]), at)
                 self.second = live
         say(f'{refused} refusals on a full store')
         self.holds(self.m.image('b', 't1'), self.other)
