@@ -32,10 +32,10 @@ def adopt_orphans():
 class Guest:
     """A directory that both sides see, a disk image, and at times a running guest or a mount on this side."""
 
-    def __init__(self, image_size=512 * MIB, memory='192M'):
+    def __init__(self, image_size=512 * MIB, memory='192M', filesystem='ext4'):
         adopt_orphans()
         self.base = tempfile.mkdtemp(prefix='varve-guest-', dir=os.environ.get('VARVE_TEST_DIR', '/var/tmp'))
-        self.image = os.path.join(self.base, 'disk.ext4')
+        self.image = os.path.join(self.base, 'disk.raw')
         self.disk = os.path.join(self.base, 'disk')  # where the image is mounted, in the guest or here
         self.store = os.path.join(self.disk, 'store')
         self.mnt = os.path.join(self.base, 'mnt')
@@ -47,17 +47,18 @@ class Guest:
         os.mkdir(self.disk)
         os.mkdir(self.mnt)
         self.image_size = image_size
+        self.filesystem = filesystem
         self.format()
 
     def format(self):
         """An empty disk."""
         with open(self.image, 'wb') as image:
             image.truncate(self.image_size)
-        run('mkfs.ext4', '-q', '-F', self.image)
+        run(f'mkfs.{self.filesystem}', '-q', self.image)
 
     # --- the guest ---
 
-    def boot(self, job, options='commit=300', mount='cache=8M', preload='', traces=()):
+    def boot(self, job, options='defaults', mount='cache=8M', preload='', traces=()):
         """Starts it; `traces` are files for what comes on its second, third ... console (/dev/tty1, /dev/tty2 ...)."""
         files = [open(path, 'ab') for path in (self.console, *traces)]  # pylint: disable=consider-using-with
         consoles = [f'con{i}=null,fd:{file.fileno()}' for i, file in enumerate(files)]

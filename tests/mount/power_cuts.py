@@ -3,7 +3,8 @@
 
 Each round: a guest (guest.py) boots, mounts the store on its disk, and exercisers work on two disks; what they were
 acknowledged comes over its consoles. SIGKILL; sometimes a second guest that is cut while it recovers; then the image is
-mounted here, varve recovers, and everything is compared and checked. The next round goes on with the same store.
+mounted here, varve recovers, and everything is compared and checked. The next round goes on with the same store. There
+are two stores, one on ext4 and one on xfs.
 
 VARVE_POWER_CUTS=100 for the long run (default 16); VARVE_TEST_SEED repeats one, but for the moments.
 """
@@ -16,11 +17,13 @@ import unittest
 import harness
 from exercise import Exercised, why_no_exerciser
 from guest import Guest, why_no_guests
-from harness import MIB, main, run, say
+from harness import main, missing, run, say
 
 CUTS = int(os.environ.get('VARVE_POWER_CUTS', '16'))
 SEED = int(os.environ.get('VARVE_TEST_SEED', str(random.randrange(1_000_000))))
 AT_ONCE = 2
+# Below the store. What commits seldom loses more that nobody synced.
+FILESYSTEMS = {'ext4': ('commit=300', 'commit=1'), 'xfs': ('defaults',)}
 IGNORE_SYNC = os.environ.get('VARVE_IGNORE_SYNC', '')
 
 
@@ -29,7 +32,8 @@ class Lane:
 
     def __init__(self, number):
         self.choose = random.Random(SEED * 10 + number)
-        self.guest = Guest()
+        self.filesystem = list(FILESYSTEMS)[number % len(FILESYSTEMS)]
+        self.guest = Guest(filesystem=self.filesystem)
         self.disks = [Exercised(self.guest.base, 'alone'), Exercised(self.guest.base, 'together', threads=3)]
         self.guest.mount_disk()
         run(harness.varve, 'init', self.guest.store)
@@ -56,7 +60,8 @@ class Lane:
             with open(disk.trace, 'wb'):
                 pass
         self.guest.boot(self.job(), traces=[disk.trace for disk in self.disks], preload=preload,
-                        options=self.choose.choice(('commit=300', 'commit=1')) if not preload else 'commit=300')
+                        options=FILESYSTEMS[self.filesystem][0] if preload else
+                        self.choose.choice(FILESYSTEMS[self.filesystem]))
         self.guest.wait_for_line('guest: mounted')
         end = time.monotonic() + 60
         while min(disk.lines() for disk in self.disks) <= at_least:
@@ -67,7 +72,7 @@ class Lane:
         self.guest.cut()
 
     def cut_recovery(self):
-        self.guest.boot('')
+        self.guest.boot('', options=FILESYSTEMS[self.filesystem][0])
         self.guest.wait_for_line('guest: disk')
         time.sleep(self.choose.uniform(0, 0.6))
         self.guest.cut()
@@ -131,5 +136,5 @@ class PowerCuts(unittest.TestCase):
 
 
 if __name__ == '__main__':
-    main(why_no_exerciser() or why_no_guests() or
+    main(why_no_exerciser() or why_no_guests() or missing('mkfs.xfs') or
          (None if os.path.exists(IGNORE_SYNC) else 'VARVE_IGNORE_SYNC does not name the library'))
