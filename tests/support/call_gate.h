@@ -1,8 +1,8 @@
 // Every call to a double passes here first: it is counted, may be made to fail, and meets a wall once the process
 // that makes it is supposed to be dead.
 //
-// EINTR and short counts do not exist here: os/storage.h promises that they are dealt with below it. system_calls.h makes
-// them where they come from.
+// EINTR and short counts do not exist here: os/storage.h promises that they are dealt with below it.
+// store/interrupted_calls_test.cpp makes them where they come from.
 #pragma once
 
 #include <atomic>
