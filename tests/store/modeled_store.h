@@ -26,6 +26,9 @@
 namespace varve::test {
 
 inline constexpr std::uint64_t kStoreChunk = kMinChunkSize;
+inline const store::Attributes kDirectoryAttributes{0, 0, 0755, {}};
+/// A snapshot that is taken for a clone, whatever its number.
+inline constexpr std::string_view kAnyForClone = "clone-*";
 
 class ModeledStore {
  public:
