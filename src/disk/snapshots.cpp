@@ -546,6 +546,28 @@ Result<std::vector<CopyRun>> LiveDisk::describe(ChunkIndex first, ChunkCount cou
   return runs;
 }
 
+std::vector<CopyRun> LiveDisk::base_runs(ChunkIndex from, std::size_t max_runs) const {
+  auto& self = *implementation_;
+  std::vector<CopyRun> runs;
+  MutexLock lock(self.state_mutex);
+  if (!self.state.exists()) return runs;
+  const ChunkIndex end{self.state.chunks().value()};
+  for (ChunkIndex c = from; c < end;) {
+    PlaceRun run = self.state.places().run_at(c, end);
+    if (run.place.kind == PlaceKind::base) {
+      const auto found = self.state.segments().find(c);
+      // Where L says nothing it is zeros.
+      run.count = found ? std::min(run.count, found->left) : ChunkCount{1};
+      if (found && !found->root.empty() &&
+          !add_to_runs(runs, {c, run.count, CopyRun::Kind::shared, found->root, found->source}, max_runs)) {
+        break;
+      }
+    }
+    c += run.count;
+  }
+  return runs;
+}
+
 Result<std::vector<CopyRun>> LiveDisk::describe_pending(SnapshotId id, ChunkIndex first, ChunkCount count,
                                                         std::size_t max_runs) {
   auto& self = *implementation_;

@@ -2,8 +2,8 @@
 //
 // Targets share most of their maps, so what is known of a subtree is kept: one bit for a node below which all is well,
 // and an entry with count and first loss for each node below which something is not. A later target that reaches the
-// node takes that over. Only the few nodes that an image's end cuts (one a level) are looked through once more for each
-// target, since what lies behind the end does not count; their records are still read once.
+// node takes that over. Only the few nodes that the ends of an image, or of a part of one, cut (two a level) are looked
+// through once more for each target, since what lies outside does not count; their records are still read once.
 #include "varve/snapshot/check.h"
 
 #include <fmt/format.h>
@@ -51,6 +51,17 @@ struct Loss {
   }
 };
 
+/// Chunks of a subtree, counted from its first.
+struct Range {
+  std::uint64_t begin = 0;
+  std::uint64_t end = 0;
+
+  /// What of it lies in the child that begins `at`, counted from there.
+  [[nodiscard]] Range within(std::uint64_t at, std::uint64_t span) const {
+    return {std::max(begin, at) - at, std::min(end, at + span) - at};
+  }
+};
+
 class Checker {
  public:
   Checker(chunks::ChunkStore& chunks, const std::function<void(std::uint64_t, std::uint64_t)>& progress,
@@ -61,9 +72,11 @@ class Checker {
   Checked finish();
 
  private:
-  /// `inside`: how many of the subtree's chunks lie in the image.
-  Result<Loss> check_subtree(const Ref& ref, int level, std::uint64_t inside);
-  Result<Loss> check_slots(const Ref& node, int level, std::uint64_t inside);
+  /// The loss in the part, counted from the image's beginning.
+  Result<Loss> check_part(const CheckPart& part);
+  /// `range`: what of the subtree counts.
+  Result<Loss> check_subtree(const Ref& ref, int level, Range range);
+  Result<Loss> check_slots(const Ref& node, int level, Range range);
   /// Reads the record unless that was done before. Nothing: it is well.
   Result<Reason> verify(const Ref& ref, RecordKind kind);
   Result<Reason> verify_now(const Ref& ref, RecordKind kind);
@@ -86,17 +99,34 @@ class Checker {
 };
 
 Status Checker::check(const CheckTarget& target) {
-  if (!target.root) return {};
-  constexpr int kRootLevel = chunks::kMapHeight - 1;
-  const std::uint64_t inside = std::min(chunks_.geometry().chunks_in(target.size).value(), span_of(kRootLevel));
-  if (inside == 0) return {};
-  discovered(*target.root, kRootLevel);
-  VARVE_TRY_ASSIGN(const Loss loss, check_subtree(*target.root, kRootLevel, inside));
+  Loss loss;
+  const auto add = [&](const CheckPart& part) -> Status {
+    VARVE_TRY_ASSIGN(const Loss found, check_part(part));
+    loss.add(found, 0);
+    return {};
+  };
+  if (target.parts) {
+    VARVE_TRY(target.parts(add));
+  } else {
+    VARVE_TRY(add({target.root, ChunkIndex{0}, chunks_.geometry().chunks_in(target.size), ChunkIndex{0}}));
+  }
   if (loss.chunks == 0) return {};
   const ByteOffset at = chunks_.geometry().start_of(ChunkIndex{loss.first});
   checked_.damaged.push_back(
       {target.name, loss.chunks, fmt::format("chunk {} (bytes from {}): {}", loss.first, at.value(), *loss.reason)});
   return {};
+}
+
+Result<Loss> Checker::check_part(const CheckPart& part) {
+  constexpr int kRootLevel = chunks::kMapHeight - 1;
+  const Range range{part.source.value(),
+                    std::min((part.source + part.count).value(), span_of(kRootLevel))};
+  if (!part.root || range.begin >= range.end) return Loss{};
+  discovered(*part.root, kRootLevel);
+  VARVE_TRY_ASSIGN(Loss loss, check_subtree(*part.root, kRootLevel, range));
+  // Counted from the map's first chunk until here.
+  loss.first = loss.first - part.source.value() + part.at.value();
+  return loss;
 }
 
 Checked Checker::finish() {
@@ -105,15 +135,15 @@ Checked Checker::finish() {
   return std::move(checked_);
 }
 
-Result<Loss> Checker::check_subtree(const Ref& ref, int level, std::uint64_t inside) {
+Result<Loss> Checker::check_subtree(const Ref& ref, int level, Range range) {
   if (level < 0) {
     VARVE_TRY_ASSIGN(const Reason reason, verify(ref, RecordKind::full));
     return reason ? Loss{1, 0, reason} : Loss{};
   }
-  const bool whole = inside >= span_of(level);
+  const bool whole = range.begin == 0 && range.end >= span_of(level);
   if (whole && sound_.contains(ref)) return Loss{};
   if (const auto known = losses_.find(ref); whole && known != losses_.end()) return known->second;
-  VARVE_TRY_ASSIGN(Loss loss, check_slots(ref, level, inside));
+  VARVE_TRY_ASSIGN(Loss loss, check_slots(ref, level, range));
   if (!whole) return loss;
   if (loss.chunks == 0) {
     sound_.insert(ref);
@@ -123,26 +153,25 @@ Result<Loss> Checker::check_subtree(const Ref& ref, int level, std::uint64_t ins
   return loss;
 }
 
-Result<Loss> Checker::check_slots(const Ref& node, int level, std::uint64_t inside) {
-  const std::uint64_t covered = std::min(inside, span_of(level));
+Result<Loss> Checker::check_slots(const Ref& node, int level, Range range) {
   VARVE_TRY_ASSIGN(const Reason reason, verify(node, RecordKind::node));
-  if (reason) return Loss{covered, 0, reason};
+  if (reason) return Loss{range.end - range.begin, range.begin, reason};
   std::vector<std::pair<std::uint64_t, Ref>> children;
   const std::uint64_t step = span_of(level - 1);
   const Status listed = chunks::for_each_slot(chunks_, node, level, [&](std::size_t slot, const Ref& ref) -> Status {
     const std::uint64_t at = slot * step;
-    if (at >= inside) return {};
+    if (at >= range.end || at + step <= range.begin) return {};
     discovered(ref, level - 1);
     children.emplace_back(at, ref);
     return {};
   });
   if (!listed) {
     if (!bytes_are_lost(listed.error())) return tl::unexpected(listed.error());
-    return Loss{covered, 0, std::make_shared<const std::string>(listed.error().message)};
+    return Loss{range.end - range.begin, range.begin, std::make_shared<const std::string>(listed.error().message)};
   }
   Loss loss;
   for (const auto& [at, ref] : children) {
-    VARVE_TRY_ASSIGN(const Loss below, check_subtree(ref, level - 1, inside - at));
+    VARVE_TRY_ASSIGN(const Loss below, check_subtree(ref, level - 1, range.within(at, step)));
     loss.add(below, at);
   }
   return loss;

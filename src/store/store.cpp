@@ -13,6 +13,7 @@
 #include <utility>
 
 #include "background.h"
+#include "check.h"
 #include "copy.h"
 #include "disk_entry.h"
 #include "report.h"
@@ -183,7 +184,6 @@ class OpenStore final : public Store {
   Result<std::shared_ptr<DiskEntry>> clone_of(DiskEntry& source, SnapshotId snapshot, const std::string& name,
                                               const Attributes& directory);
   Result<SnapshotInfo> take_for_clone(DiskEntry& source, const std::string& clone);
-  std::vector<snapshot::CheckTarget> check_targets(chunks::RootRegistry::Hold& hold) const;
   void at_start();
   template <class Call>
   void observe(Call call);
@@ -600,49 +600,9 @@ Result<std::shared_ptr<DiskEntry>> OpenStore::clone_of(DiskEntry& source, Snapsh
 
 // --- check and collect ---
 
-/// Each with its root in `hold`: what is deleted while the check runs is not collected under it, and so not taken for
-/// damage.
-std::vector<snapshot::CheckTarget> OpenStore::check_targets(chunks::RootRegistry::Hold& hold) const {
-  std::vector<snapshot::CheckTarget> targets;
-  for (const auto& disk : entries()) {
-    const std::string name = disk->name();
-    const auto state = disk->log().state();
-    for (const auto& [id, entry] : state->snapshots) {
-      // Held first, then looked at again: between the two looks it may have gone.
-      if (!hold.try_hold_root(entry->root) || !disk->complete(id)) continue;
-      targets.push_back({name + "@" + entry->name, entry->root, entry->size});
-    }
-    // What the live image and pending snapshots stand on.
-    const auto most = settings_.geometry.max_image_size();
-    const auto roots = disk->live().roots();
-    std::vector<OpaqueRoot> held;
-    for (const auto& root : roots) {
-      if (!root.empty() && hold.try_hold_root(chunks::from_opaque(root))) held.push_back(root);
-    }
-    const auto still = disk->live().roots();
-    for (const auto& root : held) {
-      if (std::find(still.begin(), still.end(), root) == still.end()) continue;
-      targets.push_back({name, chunks::from_opaque(root), most});
-    }
-  }
-  return targets;
-}
-
 Result<CheckReport> OpenStore::check(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                                      const std::function<bool()>& stop) {
-  CheckReport report;
-  report.problems = damaged_;
-  VARVE_TRY_ASSIGN(const auto ids, catalog::DiskLog::list(*services_.objects));
-  for (const DiskId id : ids) VARVE_TRY(catalog::verify_log(*services_.objects, id, report.problems));
-  VARVE_TRY_ASSIGN(const auto packs, services_.chunks->list_packs());
-  for (const PackId pack : packs) {
-    auto table = services_.chunks->pack_table(pack);
-    // One that went meanwhile was collected.
-    if (!table && table.error().code != ENOENT) report.problems.push_back(table.error().message);
-  }
-  chunks::RootRegistry::Hold hold(services_.registry);
-  VARVE_TRY_ASSIGN(report.records, snapshot::check_targets(*services_.chunks, check_targets(hold), progress, stop));
-  return report;
+  return check_store(services_, entries(), damaged_, progress, stop);
 }
 
 Result<snapshot::Collected> OpenStore::collect(const std::function<bool()>& stop) {

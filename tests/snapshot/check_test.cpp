@@ -172,6 +172,39 @@ TEST(Check, AChunkCommittedAsDamagedIsNamed) {
   EXPECT_EQ(checked.damaged[1].chunks, 1u);  // what lies behind an image's end is not its concern
 }
 
+TEST(Check, OfAnImageMadeOfPartsOnlyThePartsCount) {
+  World world;
+  const MaybeRef root = world.build({}, {{10, 3}, {11, 4}, {255, 5}, {256, 6}, {300, 7}});
+  const auto ref = chunks::ChunkMap(*world.store, root).find(ChunkIndex{256});
+  ASSERT_TRUE(ref && *ref);
+  // Its payload is the fourth.
+  for (const auto& file : world.pack_files()) {
+    world.flip_byte(file, world.payload_offset(file, (*ref)->ordinal));
+  }
+  world.reopen();
+  const auto of_parts = [](std::string name, std::vector<CheckPart> parts) {
+    CheckTarget target{std::move(name), {}, {}};
+    target.parts = [parts = std::move(parts)](const std::function<Status(const CheckPart&)>& visit) -> Status {
+      for (const CheckPart& part : parts) VARVE_TRY(visit(part));
+      return {};
+    };
+    return target;
+  };
+  const Checked checked = check(
+      world, {of_parts("before", {{root, ChunkIndex{0}, ChunkCount{256}, ChunkIndex{0}}}),
+              of_parts("behind", {{root, ChunkIndex{257}, ChunkCount{1000}, ChunkIndex{0}}}),
+              of_parts("across", {{root, ChunkIndex{11}, ChunkCount{1}, ChunkIndex{0}},
+                                  {root, ChunkIndex{255}, ChunkCount{4}, ChunkIndex{90}}}),
+              of_parts("twice", {{root, ChunkIndex{256}, ChunkCount{1}, ChunkIndex{5}},
+                                 {root, ChunkIndex{0}, ChunkCount{kMaxChunksPerImage}, ChunkIndex{600}}})});
+  ASSERT_EQ(checked.damaged.size(), 2u);
+  EXPECT_EQ(checked.damaged[0].target, "across");
+  EXPECT_EQ(checked.damaged[0].chunks, 1u);
+  EXPECT_TRUE(checked.damaged[0].first.starts_with("chunk 91 ")) << checked.damaged[0].first;
+  EXPECT_EQ(checked.damaged[1].chunks, 2u);
+  EXPECT_TRUE(checked.damaged[1].first.starts_with("chunk 5 ")) << checked.damaged[1].first;
+}
+
 TEST(Check, AThousandSnapshotsCostTheirDistinctRecords) {
   World world;
   Model all;

@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <span>
+
+#include "varve/core/bytes.h"
 
 namespace varve::snapshot::test {
 
@@ -88,6 +91,16 @@ std::vector<std::string> World::pack_files() {
   }
   std::ranges::sort(files);
   return files;
+}
+
+std::uint64_t World::payload_offset(const std::string& path, std::uint32_t ordinal) {
+  const auto bytes = os::read_file(storage, path, ByteCount{chunks::kMaxPackSize});
+  EXPECT_TRUE(bytes);
+  const std::span<const std::byte> file(*bytes);
+  ByteReader trailer(file.last(64));
+  const auto table = trailer.get<std::uint64_t>();
+  ByteReader entry(file.subspan(table + std::uint64_t{40} * ordinal + 16));
+  return entry.get<std::uint64_t>();
 }
 
 void World::flip_byte(const std::string& path, std::uint64_t at) {

@@ -69,6 +69,8 @@ class World {
   /// File names of all packs in the storage.
   std::vector<std::string> pack_files();
   void flip_byte(const std::string& path, std::uint64_t at);
+  /// Where a record's payload begins, according to the pack's table.
+  std::uint64_t payload_offset(const std::string& path, std::uint32_t ordinal);
 
   const Geometry geometry;
   const chunks::ChunkStoreOptions options;

@@ -157,6 +157,10 @@ class LiveDisk {
   /// Chunks unchanged since a complete parent are `shared` with P.
   [[nodiscard]] Result<std::vector<CopyRun>> describe(ChunkIndex first, ChunkCount count, std::size_t max_runs);
 
+  /// Runs of the live image that are read from maps (Base), from `from` on, ascending, at most `max_runs`; empty at the
+  /// end, and without an image. All are `shared`.
+  [[nodiscard]] std::vector<CopyRun> base_runs(ChunkIndex from, std::size_t max_runs) const;
+
   // --- snapshots ---
   /// Freezes the image as pending snapshot `id` (greater than all before). Durable on return. ENODATA without an
   /// image. On an error nothing is pending that was not before.

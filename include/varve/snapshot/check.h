@@ -10,10 +10,21 @@
 
 namespace varve::snapshot {
 
+/// A range of an image that is read from a map.
+struct CheckPart {
+  chunks::MaybeRef root;  ///< held by who visits it
+  ChunkIndex source;      ///< where in the map it begins
+  ChunkCount count;
+  ChunkIndex at;  ///< where that is in the image
+};
+
 struct CheckTarget {
   std::string name;  ///< "web01@before-upgrade", for the report
   chunks::MaybeRef root;
   ByteCount size;
+  /// Set: the image has no map of its own, but these parts, given one after the other (a live image, a pending
+  /// snapshot; what is not in them is not in packs). An error it returns ends the check.
+  std::function<Status(const std::function<Status(const CheckPart&)>& visit)> parts{};
 };
 
 struct Damage {

@@ -1,0 +1,160 @@
+// What is checked, image by image, while all of them may change.
+//
+// Every root is held before it is walked, and looked up once more after it was: what went in between may have been
+// collected, and is nobody's damage. A snapshot that completes meanwhile is checked as what it has become.
+#include "check.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <set>
+#include <utility>
+
+#include "varve/catalog/names.h"
+
+namespace varve::store {
+namespace {
+
+using catalog::quoted;
+using chunks::RootRegistry;
+using snapshot::CheckPart;
+using snapshot::CheckTarget;
+
+constexpr std::size_t kRunsAtATime = 1024;
+
+using VisitPart = std::function<Status(const CheckPart&)>;
+
+/// One of a live image or a pending snapshot. False: its map is not theirs any more.
+bool still_needed(DiskEntry& disk, RootRegistry::Hold& hold, std::set<OpaqueRoot>& held, const OpaqueRoot& root) {
+  if (held.contains(root)) return true;
+  if (!hold.try_hold_root(chunks::from_opaque(root))) return false;
+  const auto roots = disk.live().roots();
+  if (std::ranges::find(roots, root) == roots.end()) return false;
+  held.insert(root);
+  return true;
+}
+
+class Targets {
+ public:
+  Targets(const std::vector<std::shared_ptr<DiskEntry>>& disks, RootRegistry::Hold& hold) : hold_(hold) {
+    for (const auto& disk : disks) add(disk);
+  }
+  [[nodiscard]] const std::vector<CheckTarget>& all() const { return targets_; }
+  /// Targets that are no image, but what a disk's next snapshot will stand on.
+  [[nodiscard]] bool is_foundation(const std::string& target) const { return foundations_.contains(target); }
+
+ private:
+  void add(const std::shared_ptr<DiskEntry>& disk) {
+    const std::string name = disk->name();
+    // Pending first: it goes from there to the log, never back.
+    const auto pending = disk->live().pending();
+    const auto state = disk->log().state();
+    std::set<chunks::MaybeRef> complete;
+    for (const auto& [id, entry] : state->snapshots) {
+      if (!hold_.try_hold_root(entry->root) || !disk->complete(id)) continue;
+      targets_.push_back({name + "@" + entry->name, entry->root, entry->size});
+      complete.insert(entry->root);
+    }
+    for (const auto& frozen : pending) {
+      if (frozen.id <= state->high_water) continue;
+      CheckTarget target{name + "@" + frozen.name, {}, {}};
+      target.parts = [this, disk, id = frozen.id](const VisitPart& visit) { return visit_pending(*disk, id, visit); };
+      targets_.push_back(std::move(target));
+    }
+    CheckTarget live{name, {}, {}};
+    live.parts = [this, disk](const VisitPart& visit) { return visit_live(*disk, visit); };
+    targets_.push_back(std::move(live));
+    add_foundation(*disk, complete);
+  }
+
+  /// P, unless it is the map of a snapshot that is checked anyway: the next snapshot shares from it what is unchanged.
+  void add_foundation(DiskEntry& disk, const std::set<chunks::MaybeRef>& complete) {
+    const OpaqueRoot parent = disk.live().parent_root();
+    const auto root = chunks::from_opaque(parent);
+    if (!root || complete.contains(root) || !still_needed(disk, hold_, held_[disk.id()], parent)) return;
+    const std::string name = fmt::format("disk {}, what its next snapshot shares with a deleted one", quoted(disk.name()));
+    targets_.push_back({name, root, disk.live().info().size});
+    foundations_.insert(name);
+  }
+
+  Status visit_runs(DiskEntry& disk, const std::vector<disk::CopyRun>& runs, const VisitPart& visit) {
+    for (const disk::CopyRun& run : runs) {
+      if (run.kind != disk::CopyRun::Kind::shared) continue;
+      if (!still_needed(disk, hold_, held_[disk.id()], run.root)) continue;
+      VARVE_TRY(visit({chunks::from_opaque(run.root), run.source, run.count, run.first}));
+    }
+    return {};
+  }
+
+  Status visit_live(DiskEntry& disk, const VisitPart& visit) {
+    ChunkIndex next;
+    for (;;) {
+      const auto runs = disk.live().base_runs(next, kRunsAtATime);
+      if (runs.empty()) return {};
+      VARVE_TRY(visit_runs(disk, runs, visit));
+      next = runs.back().first + runs.back().count;
+    }
+  }
+
+  Status visit_pending(DiskEntry& disk, SnapshotId id, const VisitPart& visit) {
+    ChunkIndex next;
+    for (;;) {
+      const auto runs = disk.live().describe_pending(id, next, ChunkCount{kMaxChunksPerImage}, kRunsAtATime);
+      if (!runs) return visit_completed(disk, id, visit);
+      if (runs->empty()) return {};
+      VARVE_TRY(visit_runs(disk, *runs, visit));
+      next = runs->back().first + runs->back().count;
+    }
+  }
+
+  /// It was pending when the check began; nothing when it was deleted.
+  Status visit_completed(DiskEntry& disk, SnapshotId id, const VisitPart& visit) {
+    const auto entry = disk.complete(id);
+    if (!entry || !hold_.try_hold_root((*entry)->root) || !disk.complete(id)) return {};
+    return visit({(*entry)->root, ChunkIndex{0}, ChunkCount{kMaxChunksPerImage}, ChunkIndex{0}});
+  }
+
+  RootRegistry::Hold& hold_;
+  std::vector<CheckTarget> targets_;
+  std::set<std::string> foundations_;
+  std::map<DiskId, std::set<OpaqueRoot>> held_;
+};
+
+Status check_logs(Services& services, std::vector<std::string>& problems) {
+  VARVE_TRY_ASSIGN(const auto ids, catalog::DiskLog::list(*services.objects));
+  for (const DiskId id : ids) VARVE_TRY(catalog::verify_log(*services.objects, id, problems));
+  return {};
+}
+
+Status check_packs(Services& services, std::vector<std::string>& problems) {
+  VARVE_TRY_ASSIGN(const auto packs, services.chunks->list_packs());
+  for (const PackId pack : packs) {
+    auto table = services.chunks->pack_table(pack);
+    // One that went meanwhile was collected.
+    if (!table && table.error().code != ENOENT) problems.push_back(table.error().message);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<CheckReport> check_store(Services& services, const std::vector<std::shared_ptr<DiskEntry>>& disks,
+                                const std::vector<std::string>& damaged,
+                                const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                const std::function<bool()>& stop) {
+  CheckReport report;
+  report.problems = damaged;
+  VARVE_TRY(check_logs(services, report.problems));
+  VARVE_TRY(check_packs(services, report.problems));
+  RootRegistry::Hold hold(services.registry);
+  const Targets targets(disks, hold);
+  VARVE_TRY_ASSIGN(report.records, snapshot::check_targets(*services.chunks, targets.all(), progress, stop));
+  std::erase_if(report.records.damaged, [&](const snapshot::Damage& damage) {
+    if (!targets.is_foundation(damage.target)) return false;
+    report.problems.push_back(fmt::format("{}: {}", damage.target, damage.first));
+    return true;
+  });
+  return report;
+}
+
+}  // namespace varve::store
