@@ -5,12 +5,15 @@
 
 #include "pack_reader.h"
 #include "varve/chunks/chunk_store.h"
+#include "varve/core/sync.h"
 
 namespace varve::chunks {
 
 struct ChunkStore::Implementation {
   Implementation(objects::ObjectStore& object_store, Locator& record_locator, RootRegistry& root_registry,
                  Geometry store_geometry, ChunkStoreOptions store_options);
+
+  static Implementation& of(ChunkStore& store) { return *store.implementation_; }
 
   using RecordCache = SingleFlightCache<Ref, Bytes>;
   /// What a record of this kind must decode to; 0: not fixed.
@@ -32,6 +35,7 @@ struct ChunkStore::Implementation {
   RecordCache chunks;
   RecordCache nodes;
   std::atomic<std::size_t> damaged_loads{0};
+  Mutex rewriting;  ///< before the registry's: one pack is written anew at a time
 };
 
 }  // namespace varve::chunks

@@ -107,4 +107,11 @@ Status decode_payload(Codec codec, std::span<const std::byte> payload, std::span
   return fail_damaged(fmt::format("codec {} is not known here", static_cast<unsigned>(codec)));
 }
 
+std::optional<std::uint64_t> claimed_size(Codec codec, std::span<const std::byte> payload) {
+  if (codec == Codec::raw) return payload.size();
+  const unsigned long long size = ZSTD_getFrameContentSize(payload.data(), payload.size());
+  if (size == ZSTD_CONTENTSIZE_UNKNOWN || size == ZSTD_CONTENTSIZE_ERROR) return std::nullopt;
+  return size;
+}
+
 }  // namespace varve::chunks

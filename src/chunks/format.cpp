@@ -69,6 +69,10 @@ std::optional<Entry> get_entry(std::span<const std::byte> bytes, std::uint64_t t
 
 }  // namespace
 
+bool possible(const Entry& entry, std::uint64_t table_offset) {
+  return plausible(entry, entry.offset, table_offset);
+}
+
 std::string pack_folder(PackId pack) {
   return fmt::format("packs/{:02x}", pack.value() >> 56);
 }
@@ -180,6 +184,48 @@ Result<std::vector<Entry>> get_table(const Trailer& trailer, std::span<const std
     const auto entry = get_entry(bytes.subspan(i * kEntrySize, kEntrySize), trailer.table_offset);
     if (!entry) return fail_damaged(fmt::format("entry {} of its table is impossible", i));
     entries.push_back(*entry);
+  }
+  return entries;
+}
+
+namespace {
+
+/// Entries of the table, going by the trailer's three statements about it: what two of them say, else the first that is
+/// possible.
+std::size_t guess_count(std::span<const std::byte> file) {
+  ByteReader in(file.last(kTrailerSize));
+  const auto table_offset = in.get<std::uint64_t>();
+  (void)in.get_bytes(16);
+  const std::uint64_t stated = in.get<std::uint32_t>();
+  (void)in.get_bytes(8);
+  const std::uint64_t by_length = in.get<std::uint32_t>() / kEntrySize;
+  const std::uint64_t end = file.size() - kTrailerSize;
+  const std::uint64_t by_offset = table_offset <= end ? (end - table_offset) / kEntrySize : 0;
+  const auto possible = [&](std::uint64_t count) { return count > 0 && count <= (end - kHeaderSize) / kEntrySize; };
+  if (possible(stated) && (stated == by_length || stated == by_offset)) return stated;
+  if (possible(by_length) && by_length == by_offset) return by_length;
+  for (const std::uint64_t count : {stated, by_length, by_offset}) {
+    if (possible(count) && count <= kMaxRecords) return count;
+  }
+  return 0;
+}
+
+}  // namespace
+
+std::vector<RawEntry> get_raw_table(std::span<const std::byte> file) {
+  std::vector<RawEntry> entries;
+  if (file.size() < kHeaderSize + kTrailerSize) return entries;
+  const std::size_t count = std::min<std::size_t>(guess_count(file), kMaxRecords);
+  ByteReader in(file.subspan(file.size() - kTrailerSize - count * kEntrySize, count * kEntrySize));
+  for (std::size_t i = 0; i < count; ++i) {
+    RawEntry& entry = entries.emplace_back();
+    entry.digest = get_digest(in);
+    entry.offset = in.get<std::uint64_t>();
+    entry.stored = in.get<std::uint32_t>();
+    entry.plain = in.get<std::uint32_t>();
+    entry.kind = in.get<std::uint8_t>();
+    entry.codec = in.get<std::uint8_t>();
+    (void)in.get_bytes(6);
   }
   return entries;
 }

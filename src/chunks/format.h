@@ -174,6 +174,22 @@ void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_
 /// lies within the pack.
 [[nodiscard]] Result<std::vector<Entry>> get_table(const Trailer& trailer, std::span<const std::byte> bytes);
 
+/// Whether a table that begins at `table_offset` may have this entry.
+[[nodiscard]] bool possible(const Entry& entry, std::uint64_t table_offset);
+
+/// The fields of a table entry as they are, for repair: nothing is checked.
+struct RawEntry {
+  Digest digest;
+  std::uint64_t offset = 0;
+  std::uint32_t stored = 0;
+  std::uint32_t plain = 0;
+  std::uint8_t kind = 0;
+  std::uint8_t codec = 0;
+};
+/// What can be made out of the table of a pack whose trailer or table is damaged; empty when it is not known how long
+/// it is. The trailer says that three times.
+[[nodiscard]] std::vector<RawEntry> get_raw_table(std::span<const std::byte> file);
+
 // ---- map nodes
 
 using NodeSlots = std::array<MaybeRef, kNodeSlots>;

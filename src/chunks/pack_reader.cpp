@@ -176,10 +176,32 @@ Status PackReader::remove(PackId pack) {
     VARVE_TRY(objects_.remove(format::pack_name(pack, generation)));
   }
   // After the bytes: a table that is loaded meanwhile is dropped here, one that is asked for later is not found.
+  forget(pack);
+  return {};
+}
+
+void PackReader::forget(PackId pack) {
   tables_.drop(pack);
   MutexLock lock(mutex_);
   generations_.erase(pack);
-  return {};
+}
+
+Status PackReader::remove_superseded() {
+  Status first;
+  VARVE_TRY_ASSIGN(const auto packs, list());
+  for (const PackId pack : packs) {
+    // Packs that were never rewritten, nearly all, cost nothing.
+    if (known_generation(pack) == 0) continue;
+    const auto existing = generations(pack);
+    if (!existing || existing->size() < 2) continue;
+    const auto newest = read_table_now(pack);
+    if (!newest || (*newest)->generation != existing->back()) continue;
+    for (const std::uint32_t old : std::span(*existing).first(existing->size() - 1)) {
+      Status removed = objects_.remove(format::pack_name(pack, old));
+      if (first && !removed) first = std::move(removed);
+    }
+  }
+  return first;
 }
 
 std::uint32_t PackReader::known_generation(PackId pack) {

@@ -48,6 +48,11 @@ class PackReader {
   void remember(PackId pack, PackTablePointer table);
   /// All generations, lowest first: what a crash leaves is then still the newest.
   [[nodiscard]] Status remove(PackId pack);
+  /// Removes all generations but the newest, of packs whose newest reads well. Goes on after an error; the first is
+  /// returned.
+  [[nodiscard]] Status remove_superseded();
+  /// As if it had never been read.
+  void forget(PackId pack);
   void drop_tables() { tables_.clear(); }
 
   [[nodiscard]] std::size_t cache_used() const { return tables_.counters().used; }

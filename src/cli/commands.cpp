@@ -128,9 +128,11 @@ int run_check(const Options& options) {
   stop_when_interrupted();
   auto context = context_of_caller();
   Result<json> answer = [&] {
-    ProgressBar bar("checking");
+    ProgressBar bar(options.repair ? "repairing" : "checking");
     context.progress = [&](std::uint64_t done, std::uint64_t total) { bar.show(done, total); };
-    return run_request(target->store, json{{"command", "check"}}, context);
+    json question{{"command", "check"}};
+    if (options.repair) question["repair"] = true;
+    return run_request(target->store, question, context);
   }();
   if (!answer) {
     report(answer.error());

@@ -123,6 +123,7 @@ void add_clone(CLI::App& app, Options& options) {
 void add_check(CLI::App& app, Options& options) {
   auto& check = add_command(app, options, Command::check, "check", "read and verify everything in a store");
   check.add_option("STORE", options.path, "the store's directory, or any path in its mount")->type_name("");
+  check.add_flag("--repair", options.repair, "put back what is damaged and intact elsewhere, then check again");
   add_store(check, options);
   add_json(check, options);
 }

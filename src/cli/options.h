@@ -20,7 +20,7 @@ enum ExitCode : int {
   kExitSuccess = 0,
   kExitFailure = 1,
   kExitUsage = 2,
-  kExitDamage = 3,  ///< `check` found damage
+  kExitDamage = 3,  ///< `check` found damage, or left some unrepaired
 };
 
 enum class Command { init, mount, list, info, restore, clone, check, collect };
@@ -34,6 +34,7 @@ struct Options {
   std::string image;                 ///< DISK, DISK@SNAPSHOT or a path; empty: not given
   std::string name;                  ///< NEW of clone
   std::optional<std::string> to;     ///< --to of restore
+  bool repair = false;               ///< --repair of check
   store::InitOptions init;
   std::string mountpoint;
   bool foreground = false;

@@ -149,6 +149,13 @@ void print_status(const json& answer) {
 }
 
 void print_check(const json& answer) {
+  const auto repair = answer.value("repair", json::object());
+  for (const auto& sentence : repair.value("repaired", json::array())) fmt::print("repaired: {}\n", text_of(sentence));
+  for (const auto& sentence : repair.value("failed", json::array())) fmt::print("lost: {}\n", text_of(sentence));
+  if (!repair.empty()) {
+    fmt::print("{} records repaired, {} packs written anew, {} records lost\n", text_of(repair, "records"),
+               text_of(repair, "packs"), text_of(repair, "lost"));
+  }
   for (const auto& problem : answer.at("problems")) fmt::print("problem: {}\n", text_of(problem));
   for (const auto& damage : answer.at("damaged")) {
     fmt::print("damaged: {}: {} chunks cannot be read; the first: {}\n", text_of(damage, "image"),

@@ -10,93 +10,17 @@
 
 #include <algorithm>
 #include <memory>
-#include <unordered_map>
-#include <unordered_set>
 #include <utility>
 
-#include "record_set.h"
+#include "checker.h"
 #include "unreadable.h"
 
 namespace varve::snapshot {
 namespace {
 
-using chunks::RecordKind;
-using chunks::Ref;
-
 constexpr std::uint64_t kProgressEvery = 64;  ///< records
 
-/// Chunks below a node (or the chunk itself: level -1).
-constexpr std::uint64_t span_of(int level) {
-  std::uint64_t span = 1;
-  for (int i = -1; i < level; ++i) span *= chunks::kMapFanOut;
-  return span;
-}
-
-/// Why a record is lost: shared by all that stand on it.
-using Reason = std::shared_ptr<const std::string>;
-
-/// What is lost below a node; chunks are counted from the node's first.
-struct Loss {
-  std::uint64_t chunks = 0;
-  std::uint64_t first = 0;
-  Reason reason;
-
-  void add(const Loss& other, std::uint64_t at) {
-    if (other.chunks == 0) return;
-    if (chunks == 0) {
-      first = at + other.first;
-      reason = other.reason;
-    }
-    chunks += other.chunks;
-  }
-};
-
-/// Chunks of a subtree, counted from its first.
-struct Range {
-  std::uint64_t begin = 0;
-  std::uint64_t end = 0;
-
-  /// What of it lies in the child that begins `at`, counted from there.
-  [[nodiscard]] Range within(std::uint64_t at, std::uint64_t span) const {
-    return {std::max(begin, at) - at, std::min(end, at + span) - at};
-  }
-};
-
-class Checker {
- public:
-  Checker(chunks::ChunkStore& chunks, const std::function<void(std::uint64_t, std::uint64_t)>& progress,
-          const std::function<bool()>& stop)
-      : chunks_(chunks), progress_(progress), stop_(stop), bytes_before_(chunks.counters().bytes_loaded) {}
-
-  Status check(const CheckTarget& target);
-  Checked finish();
-
- private:
-  /// The loss in the part, counted from the image's beginning.
-  Result<Loss> check_part(const CheckPart& part);
-  /// `range`: what of the subtree counts.
-  Result<Loss> check_subtree(const Ref& ref, int level, Range range);
-  Result<Loss> check_slots(const Ref& node, int level, Range range);
-  /// Reads the record unless that was done before. Nothing: it is well.
-  Result<Reason> verify(const Ref& ref, RecordKind kind);
-  Result<Reason> verify_now(const Ref& ref, RecordKind kind);
-  void refresh_table(PackId pack);
-  void discovered(const Ref& ref, int level);
-
-  chunks::ChunkStore& chunks_;
-  const std::function<void(std::uint64_t, std::uint64_t)>& progress_;
-  const std::function<bool()>& stop_;
-  const std::uint64_t bytes_before_;
-  RecordSet seen_chunks_;  ///< found in a node; the basis of `total`
-  RecordSet seen_nodes_;
-  RecordSet read_chunks_;
-  RecordSet read_nodes_;
-  RecordSet sound_;                       ///< nodes below which nothing is lost
-  std::unordered_map<Ref, Loss> losses_;  ///< nodes below which something is
-  std::unordered_map<Ref, Reason> lost_;  ///< records that were read and are not well
-  std::unordered_set<PackId> tables_;     ///< read again
-  Checked checked_;
-};
+}  // namespace
 
 Status Checker::check(const CheckTarget& target) {
   Loss loss;
@@ -188,12 +112,12 @@ Result<Reason> Checker::verify(const Ref& ref, RecordKind kind) {
   RecordSet& read = kind == RecordKind::node ? read_nodes_ : read_chunks_;
   if (read.contains(ref)) {
     const auto known = lost_.find(ref);
-    return known == lost_.end() ? Reason{} : known->second;
+    return known == lost_.end() ? Reason{} : known->second.reason;
   }
   if (stop_ && stop_()) return fail(ECANCELED, ErrorKind::refused, "the check was stopped");
   VARVE_TRY_ASSIGN(const Reason reason, verify_now(ref, kind));
   read.insert(ref);
-  if (reason) lost_.emplace(ref, reason);
+  if (reason) lost_.emplace(ref, Lost{kind, reason});
   ++checked_.records;
   if (progress_ && checked_.records % kProgressEvery == 0) {
     progress_(checked_.records, seen_chunks_.size() + seen_nodes_.size());
@@ -215,8 +139,6 @@ Result<Reason> Checker::verify_now(const Ref& ref, RecordKind kind) {
 void Checker::refresh_table(PackId pack) {
   if (tables_.insert(pack).second) (void)chunks_.pack_table(pack);
 }
-
-}  // namespace
 
 Result<Checked> check_targets(chunks::ChunkStore& chunks, const std::vector<CheckTarget>& targets,
                               const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,

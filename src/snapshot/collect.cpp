@@ -26,6 +26,7 @@
 
 #include "record_set.h"
 #include "varve/chunks/chunk_map.h"
+#include "varve/chunks/pack_repair.h"
 #include "varve/core/log.h"
 
 namespace varve::snapshot {
@@ -105,6 +106,9 @@ Result<bool> remove_dead(chunks::ChunkStore& chunks, PackId pack, Collected& col
 }  // namespace
 
 Result<Collected> collect_dead_packs(chunks::ChunkStore& chunks, const std::function<bool()>& stop) {
+  if (const auto swept = chunks::remove_superseded_packs(chunks); !swept) {
+    log::warning("an old generation of a pack stays: {}", swept.error().message);
+  }
   const chunks::RootRegistry::Mark mark(chunks.registry());
   VARVE_TRY_ASSIGN(const std::vector<PackId> packs, chunks.list_packs());
   Marker marker(chunks, stop);

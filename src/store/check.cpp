@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "varve/catalog/names.h"
+#include "varve/snapshot/repair.h"
 
 namespace varve::store {
 namespace {
@@ -40,6 +41,8 @@ class Targets {
     for (const auto& disk : disks) add(disk);
   }
   [[nodiscard]] const std::vector<CheckTarget>& all() const { return targets_; }
+  /// Whose image it is.
+  [[nodiscard]] DiskEntry& owner(std::size_t target) const { return *owners_[target]; }
   /// Targets that are no image, but what a disk's next snapshot will stand on.
   [[nodiscard]] bool is_foundation(const std::string& target) const { return foundations_.contains(target); }
 
@@ -52,28 +55,35 @@ class Targets {
     std::set<chunks::MaybeRef> complete;
     for (const auto& [id, entry] : state->snapshots) {
       if (!hold_.try_hold_root(entry->root) || !disk->complete(id)) continue;
-      targets_.push_back({name + "@" + entry->name, entry->root, entry->size});
+      push({name + "@" + entry->name, entry->root, entry->size}, disk);
       complete.insert(entry->root);
     }
     for (const auto& frozen : pending) {
       if (frozen.id <= state->high_water) continue;
       CheckTarget target{name + "@" + frozen.name, {}, {}};
       target.parts = [this, disk, id = frozen.id](const VisitPart& visit) { return visit_pending(*disk, id, visit); };
-      targets_.push_back(std::move(target));
+      push(std::move(target), disk);
     }
     CheckTarget live{name, {}, {}};
     live.parts = [this, disk](const VisitPart& visit) { return visit_live(*disk, visit); };
-    targets_.push_back(std::move(live));
-    add_foundation(*disk, complete);
+    push(std::move(live), disk);
+    add_foundation(disk, complete);
+  }
+
+  void push(CheckTarget target, const std::shared_ptr<DiskEntry>& disk) {
+    target.disk = disk->id();
+    targets_.push_back(std::move(target));
+    owners_.push_back(disk);
   }
 
   /// P, unless it is the map of a snapshot that is checked anyway: the next snapshot shares from it what is unchanged.
-  void add_foundation(DiskEntry& disk, const std::set<chunks::MaybeRef>& complete) {
-    const OpaqueRoot parent = disk.live().parent_root();
+  void add_foundation(const std::shared_ptr<DiskEntry>& disk, const std::set<chunks::MaybeRef>& complete) {
+    const OpaqueRoot parent = disk->live().parent_root();
     const auto root = chunks::from_opaque(parent);
-    if (!root || complete.contains(root) || !still_needed(disk, hold_, held_[disk.id()], parent)) return;
-    const std::string name = fmt::format("disk {}, what its next snapshot shares with a deleted one", quoted(disk.name()));
-    targets_.push_back({name, root, disk.live().info().size});
+    if (!root || complete.contains(root) || !still_needed(*disk, hold_, held_[disk->id()], parent)) return;
+    const std::string name =
+        fmt::format("disk {}, what its next snapshot shares with a deleted one", quoted(disk->name()));
+    push({name, root, disk->live().info().size}, disk);
     foundations_.insert(name);
   }
 
@@ -116,6 +126,7 @@ class Targets {
 
   RootRegistry::Hold& hold_;
   std::vector<CheckTarget> targets_;
+  std::vector<std::shared_ptr<DiskEntry>> owners_;  ///< of each target
   std::set<std::string> foundations_;
   std::map<DiskId, std::set<OpaqueRoot>> held_;
 };
@@ -136,6 +147,27 @@ Status check_packs(Services& services, std::vector<std::string>& problems) {
   return {};
 }
 
+/// What the live image and the pending snapshots of a disk have there that is not in packs: raw bytes, which only their
+/// digest can tell.
+void offer_live_bytes(Services& services, DiskEntry& disk, ChunkIndex chunk, const snapshot::AcceptBytes& accept) {
+  const Geometry geometry = services.chunks->geometry();
+  std::vector<std::byte> bytes(geometry.chunk_bytes());
+  const ByteOffset at = geometry.start_of(chunk);
+  const auto offer = [&](const Result<std::size_t>& got, const std::string& from) {
+    if (!got) return false;
+    // Behind the end is nothing.
+    std::fill(bytes.begin() + static_cast<std::ptrdiff_t>(*got), bytes.end(), std::byte{0});
+    return accept(bytes, from);
+  };
+  const std::string name = disk.name();
+  if (disk.live().exists() && offer(disk.live().read(at, bytes), "the live image of " + quoted(name))) return;
+  for (const auto& pending : disk.live().pending()) {
+    if (offer(disk.live().read_pending(pending.id, at, bytes), fmt::format("{}@{}, which is pending", name, pending.name))) {
+      return;
+    }
+  }
+}
+
 }  // namespace
 
 Result<CheckReport> check_store(Services& services, const std::vector<std::shared_ptr<DiskEntry>>& disks,
@@ -154,6 +186,24 @@ Result<CheckReport> check_store(Services& services, const std::vector<std::share
     report.problems.push_back(fmt::format("{}: {}", damage.target, damage.first));
     return true;
   });
+  return report;
+}
+
+Result<RepairReport> repair_store(Services& services, const std::vector<std::shared_ptr<DiskEntry>>& disks,
+                                  const std::vector<std::string>& damaged,
+                                  const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                  const std::function<bool()>& stop) {
+  RepairReport report;
+  {
+    RootRegistry::Hold hold(services.registry);
+    const Targets targets(disks, hold);
+    const auto offer = [&](std::size_t target, ChunkIndex chunk, const snapshot::AcceptBytes& accept) {
+      offer_live_bytes(services, targets.owner(target), chunk, accept);
+    };
+    VARVE_TRY_ASSIGN(report.repaired,
+                     snapshot::repair_targets(*services.chunks, targets.all(), offer, progress, stop));
+  }
+  VARVE_TRY_ASSIGN(report.after, check_store(services, disks, damaged, progress, stop));
   return report;
 }
 

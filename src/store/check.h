@@ -17,4 +17,9 @@ namespace varve::store {
     Services& services, const std::vector<std::shared_ptr<DiskEntry>>& disks, const std::vector<std::string>& damaged,
     const std::function<void(std::uint64_t done, std::uint64_t total)>& progress, const std::function<bool()>& stop);
 
+/// As Store::repair.
+[[nodiscard]] Result<RepairReport> repair_store(
+    Services& services, const std::vector<std::shared_ptr<DiskEntry>>& disks, const std::vector<std::string>& damaged,
+    const std::function<void(std::uint64_t done, std::uint64_t total)>& progress, const std::function<bool()>& stop);
+
 }  // namespace varve::store

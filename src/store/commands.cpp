@@ -192,8 +192,7 @@ Result<json> run_clone(Store& store, const json& request, const CommandContext& 
   return json{{"disk", made->name()}, {"from", std::move(from)}, {"size", made->live().info().size.value()}};
 }
 
-Result<json> run_check(Store& store, const json&, const CommandContext& context) {
-  VARVE_TRY_ASSIGN(const auto report, store.check(context.progress, context.stop));
+json result_of(const CheckReport& report) {
   json damaged = json::array();
   for (const auto& damage : report.records.damaged) {
     damaged.push_back(json{{"image", damage.target}, {"chunks", damage.chunks}, {"first", damage.first}});
@@ -203,6 +202,25 @@ Result<json> run_check(Store& store, const json&, const CommandContext& context)
               {"bytes", report.records.bytes},
               {"damaged", std::move(damaged)},
               {"problems", report.problems}};
+}
+
+Result<json> run_check(Store& store, const json& request, const CommandContext& context) {
+  const auto repair = request.find("repair");
+  if (repair != request.end() && !repair->is_boolean()) {
+    return fail_refused(EINVAL, "\"repair\" of a request must be true or false");
+  }
+  if (repair == request.end() || !repair->get<bool>()) {
+    VARVE_TRY_ASSIGN(const auto report, store.check(context.progress, context.stop));
+    return result_of(report);
+  }
+  VARVE_TRY_ASSIGN(const auto report, store.repair(context.progress, context.stop));
+  json out = result_of(report.after);
+  out["repair"] = json{{"packs", report.repaired.packs},
+                       {"records", report.repaired.records},
+                       {"lost", report.repaired.lost},
+                       {"repaired", report.repaired.repaired},
+                       {"failed", report.repaired.failed}};
+  return out;
 }
 
 Result<json> run_collect(Store& store, const json&, const CommandContext& context) {

@@ -124,6 +124,8 @@ class OpenStore final : public Store {
 
   Result<CheckReport> check(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                             const std::function<bool()>& stop) override;
+  Result<RepairReport> repair(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                              const std::function<bool()>& stop) override;
   Result<snapshot::Collected> collect(const std::function<bool()>& stop) override;
 
   bool wait_until_quiet(std::chrono::milliseconds limit) override;
@@ -603,6 +605,11 @@ Result<std::shared_ptr<DiskEntry>> OpenStore::clone_of(DiskEntry& source, Snapsh
 Result<CheckReport> OpenStore::check(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                                      const std::function<bool()>& stop) {
   return check_store(services_, entries(), damaged_, progress, stop);
+}
+
+Result<RepairReport> OpenStore::repair(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                       const std::function<bool()>& stop) {
+  return repair_store(services_, entries(), damaged_, progress, stop);
 }
 
 Result<snapshot::Collected> OpenStore::collect(const std::function<bool()>& stop) {

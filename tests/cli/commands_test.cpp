@@ -162,6 +162,10 @@ TEST_F(Commands, CheckIsCleanAndCollectFreesWhatWasDeleted) {
   ASSERT_OK(clean);
   EXPECT_EQ((*clean)["clean"], true);
   EXPECT_GT((*clean)["records"].get<int>(), 0);
+  const auto repaired = run({{"command", "check"}, {"repair", true}});
+  ASSERT_OK(repaired);
+  EXPECT_EQ((*repaired)["repair"]["records"], 0);
+  EXPECT_FAILS(run({{"command", "check"}, {"repair", "yes"}}), EINVAL);
   ASSERT_OK(run({{"command", "collect"}}));
   EXPECT_OK(run({{"command", "status"}}));
 }

@@ -103,9 +103,10 @@ class ChunkStore {
   /// For tests and benchmarks: forgets everything cached.
   void drop_caches();
 
+  struct Implementation;  ///< the layer's own
+
  private:
   friend class RecordWriter;
-  struct Implementation;
   std::unique_ptr<Implementation> implementation_;
 };
 

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -33,5 +34,8 @@ struct Encoded {
 [[nodiscard]] Result<Encoded> encode_payload(std::span<const std::byte> plain, Compression compression);
 /// Exactly out.size() bytes or EIO (damaged); never writes past `out`, whatever the payload says.
 [[nodiscard]] Status decode_payload(Codec codec, std::span<const std::byte> payload, std::span<std::byte> out);
+
+/// What a payload says that it decodes to; nothing when it does not say. Not to be trusted: at most what to ask for.
+[[nodiscard]] std::optional<std::uint64_t> claimed_size(Codec codec, std::span<const std::byte> payload);
 
 }  // namespace varve::chunks

@@ -25,6 +25,7 @@ struct CheckTarget {
   /// Set: the image has no map of its own, but these parts, given one after the other (a live image, a pending
   /// snapshot; what is not in them is not in packs). An error it returns ends the check.
   std::function<Status(const std::function<Status(const CheckPart&)>& visit)> parts{};
+  DiskId disk{};  ///< for repair: targets of one disk have its live side's chunks at the same places
 };
 
 struct Damage {

@@ -7,7 +7,7 @@
 //   {"command": "info", IMAGE}
 //   {"command": "restore", IMAGE, "to": "web02"}                 IMAGE must be a snapshot; "to": optional, a disk
 //   {"command": "clone", IMAGE, "name": "web02"}
-//   {"command": "check"}    {"command": "collect"}
+//   {"command": "check"}    {"command": "check", "repair": true}    {"command": "collect"}
 //
 // IMAGE is either "disk": NAME with an optional "snapshot": NAME, or "image": "DISK" or "DISK@SNAPSHOT" as people write
 // it. Names may contain '@': every reading is tried, and one that is not the only one possible is refused (EINVAL).

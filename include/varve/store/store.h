@@ -15,6 +15,7 @@
 #include "varve/os/storage.h"
 #include "varve/snapshot/check.h"
 #include "varve/snapshot/collect.h"
+#include "varve/snapshot/repair.h"
 #include "varve/store/disk.h"
 
 namespace varve::store {
@@ -66,6 +67,11 @@ struct CheckReport {
   snapshot::Checked records;
   std::vector<std::string> problems;  ///< logs, settings, journals, packs: each names the file and what to do
   [[nodiscard]] bool clean() const { return problems.empty() && records.damaged.empty(); }
+};
+
+struct RepairReport {
+  snapshot::Repaired repaired;
+  CheckReport after;  ///< a check of everything, when all was done
 };
 
 /// What a Store stands on; a test puts doubles here.
@@ -130,6 +136,11 @@ class Store {
   [[nodiscard]] virtual nlohmann::json describe(const ImageName& image) const = 0;
 
   [[nodiscard]] virtual Result<CheckReport> check(
+      const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
+      const std::function<bool()>& stop) = 0;
+  /// Puts back what check finds lost and what is intact elsewhere: in other records, in memory, in live images and
+  /// pending snapshots. Logs, journals and settings are not repaired. Errors as snapshot::repair_targets.
+  [[nodiscard]] virtual Result<RepairReport> repair(
       const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
       const std::function<bool()>& stop) = 0;
   [[nodiscard]] virtual Result<snapshot::Collected> collect(const std::function<bool()>& stop) = 0;

@@ -1,0 +1,300 @@
+// A record of a pack is found by its table entry. Where the table is damaged, one field of one entry most likely, the
+// neighbours say what it was: payloads lie back to back in the order of ordinals. What is guessed that way is taken only
+// if it decodes to the digest that the ref names.
+//
+// Who is named by a node that is itself lost cannot be asked for yet. So of a pack whose table is damaged all payloads
+// stay where they are, whatever the table says of them, and entries that nobody asked for are mended as far as they prove
+// themselves; the next round asks for more.
+#include "varve/chunks/pack_repair.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+#include <optional>
+#include <utility>
+
+#include "chunk_store_implementation.h"
+#include "format.h"
+#include "varve/core/log.h"
+
+namespace varve::chunks {
+namespace {
+
+constexpr std::size_t kSectorRead = 4096;
+
+/// The file, with zeros where the medium does not give it back: they decode to nothing that has the right digest.
+Result<Bytes> read_as_it_is(objects::ObjectStore& objects, const std::string& name) {
+  VARVE_TRY_ASSIGN(const ByteCount size, objects.size(name));
+  if (size.value() > kMaxPackSize) return fail_damaged(name + " is larger than a pack can be");
+  Bytes bytes(size.value());
+  const auto whole = objects.read(name, ByteOffset{0}, bytes);
+  if (whole && *whole == bytes.size()) return bytes;
+  for (std::size_t at = 0; at < bytes.size(); at += kSectorRead) {
+    const auto part = std::span(bytes).subspan(at, std::min(kSectorRead, bytes.size() - at));
+    if (const auto got = objects.read(name, ByteOffset{at}, part); !got || *got != part.size()) {
+      std::ranges::fill(part, std::byte{0});
+    }
+  }
+  return bytes;
+}
+
+/// A record of the new generation.
+struct Kept {
+  format::Entry entry;  ///< its offset: in the old one; 0: not from there
+  std::span<const std::byte> payload;
+};
+
+class Rewrite {
+ public:
+  Rewrite(ChunkStore::Implementation& store, PackId pack, std::span<const LostRecord> lost,
+          const FindElsewhere& find_elsewhere)
+      : store_(store), pack_(pack), find_elsewhere_(find_elsewhere) {
+    for (const LostRecord& record : lost) lost_[record.ref.ordinal] = record;
+  }
+
+  Result<RepairedPack> run() {
+    VARVE_TRY(read());
+    const std::size_t count =
+        std::max<std::size_t>(table_.size(), lost_.empty() ? 0 : std::size_t{lost_.rbegin()->first} + 1);
+    if (count > format::kMaxRecords) return fail_damaged("a record is named that no pack can have");
+    kept_.resize(count);
+    for (std::uint32_t ordinal = 0; ordinal < count; ++ordinal) VARVE_TRY(keep(ordinal));
+    // A table that says nothing, or a pack that is missing, is no better for being written with the same holes. (What
+    // was lost and is good in a sound pack: somebody else's repair came first.)
+    const bool mended = !sound_ && !table_.empty() && (lost_.empty() || !result_.from_pack.empty());
+    if (mended || !result_.elsewhere.empty()) VARVE_TRY(write());
+    return std::move(result_);
+  }
+
+ private:
+  Status read();
+  Status keep(std::uint32_t ordinal);
+  [[nodiscard]] std::optional<Kept> find_in_pack(std::uint32_t ordinal, const LostRecord& record) const;
+  [[nodiscard]] std::optional<Kept> try_payload(const LostRecord& record, std::uint64_t offset, std::uint64_t stored,
+                                                Codec codec) const;
+  [[nodiscard]] std::optional<Kept> decode_at(RecordKind kind, std::uint64_t offset, std::uint64_t stored,
+                                              Codec codec) const;
+  [[nodiscard]] std::optional<Kept> mend_entry(std::uint32_t ordinal) const;
+  [[nodiscard]] Result<bool> take_from_elsewhere(std::uint32_t ordinal, const LostRecord& record);
+  [[nodiscard]] std::optional<Kept> as_it_is(const format::RawEntry& raw) const;
+  Status write();
+  Status verify(const std::string& name);
+
+  ChunkStore::Implementation& store_;
+  const PackId pack_;
+  const FindElsewhere& find_elsewhere_;
+  std::map<std::uint32_t, LostRecord> lost_;
+  std::vector<std::uint32_t> generations_;  ///< that exist
+  Bytes file_;                              ///< the newest; empty: the pack is missing
+  std::vector<format::RawEntry> table_;
+  bool sound_ = false;  ///< header, table and trailer are whole
+  std::uint64_t payloads_end_ = 0;
+  std::vector<std::optional<Kept>> kept_;
+  std::vector<Bytes> encoded_;  ///< payloads that were found elsewhere
+  RepairedPack result_;
+};
+
+Status Rewrite::read() {
+  VARVE_TRY_ASSIGN(generations_, store_.packs.generations(pack_));
+  if (generations_.empty()) return {};
+  VARVE_TRY_ASSIGN(file_, read_as_it_is(store_.objects, format::pack_name(pack_, generations_.back())));
+  table_ = format::get_raw_table(file_);
+  payloads_end_ = file_.size();
+  if (!table_.empty()) payloads_end_ -= format::kTrailerSize + table_.size() * format::kEntrySize;
+  sound_ = store_.packs.read_table_now(pack_).has_value();
+  return {};
+}
+
+/// The record there, whatever its digest.
+std::optional<Kept> Rewrite::decode_at(RecordKind kind, std::uint64_t offset, std::uint64_t stored, Codec codec) const {
+  if (offset < format::kHeaderSize || offset > payloads_end_ || stored == 0 || stored > payloads_end_ - offset) {
+    return std::nullopt;
+  }
+  const auto payload = std::span(file_).subspan(offset, stored);
+  const auto size = claimed_size(codec, payload);
+  const bool possible = size && (kind == RecordKind::full
+                                     ? *size == store_.geometry.chunk_bytes()
+                                     : *size >= format::kNodeHeaderSize && *size <= format::kMaxNodeSize);
+  if (!possible) return std::nullopt;
+  Bytes plain(*size);
+  if (!decode_payload(codec, payload, plain)) return std::nullopt;
+  return Kept{{store_.options.digest(plain), static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(stored),
+               static_cast<std::uint32_t>(*size), kind, codec},
+              payload};
+}
+
+/// Whether the payload there is the record's.
+std::optional<Kept> Rewrite::try_payload(const LostRecord& record, std::uint64_t offset, std::uint64_t stored,
+                                         Codec codec) const {
+  auto found = decode_at(record.kind, offset, stored, codec);
+  if (found && found->entry.digest != record.ref.digest) found.reset();
+  return found;
+}
+
+/// By its entry, or between its neighbours.
+std::optional<Kept> Rewrite::find_in_pack(std::uint32_t ordinal, const LostRecord& record) const {
+  if (ordinal >= table_.size()) return std::nullopt;
+  const format::RawEntry& raw = table_[ordinal];
+  std::uint64_t before = format::kHeaderSize;
+  if (ordinal > 0 && kept_[ordinal - 1]) {
+    before = std::uint64_t{kept_[ordinal - 1]->entry.offset} + kept_[ordinal - 1]->entry.stored;
+  }
+  const std::uint64_t behind = ordinal + 1 < table_.size() ? table_[ordinal + 1].offset : payloads_end_;
+  for (const std::uint64_t offset : {raw.offset, before}) {
+    for (const std::uint64_t stored : {std::uint64_t{raw.stored}, behind - offset}) {
+      for (const Codec codec : {Codec::zstd, Codec::raw}) {
+        if (auto found = try_payload(record, offset, stored, codec)) return found;
+      }
+    }
+  }
+  return std::nullopt;
+}
+
+Result<bool> Rewrite::take_from_elsewhere(std::uint32_t ordinal, const LostRecord& record) {
+  const BytesPointer plain = find_elsewhere_(record);
+  if (plain == nullptr || store_.options.digest(*plain) != record.ref.digest) return false;
+  VARVE_TRY_ASSIGN(Encoded encoded, encode_payload(*plain, store_.options.compression));
+  encoded_.push_back(std::move(encoded.bytes));
+  kept_[ordinal] = Kept{{record.ref.digest, 0, static_cast<std::uint32_t>(encoded_.back().size()),
+                         static_cast<std::uint32_t>(plain->size()), record.kind, encoded.codec},
+                        encoded_.back()};
+  return true;
+}
+
+/// Nothing: gone, or nothing that a table could say.
+std::optional<Kept> Rewrite::as_it_is(const format::RawEntry& raw) const {
+  const bool known = raw.kind >= static_cast<std::uint8_t>(RecordKind::full) &&
+                     raw.kind <= static_cast<std::uint8_t>(RecordKind::node) &&
+                     raw.codec <= static_cast<std::uint8_t>(Codec::zstd);
+  if (!known || raw.offset < format::kHeaderSize || raw.offset > payloads_end_ || raw.stored == 0 ||
+      raw.stored > payloads_end_ - raw.offset) {
+    return std::nullopt;
+  }
+  const Kept kept{{raw.digest, static_cast<std::uint32_t>(raw.offset), raw.stored, raw.plain,
+                   static_cast<RecordKind>(raw.kind), static_cast<Codec>(raw.codec)},
+                  std::span(file_).subspan(raw.offset, raw.stored)};
+  return format::possible(kept.entry, payloads_end_) ? std::optional(kept) : std::nullopt;
+}
+
+/// Of a damaged table, one that nobody asked for: by its digest, else, if its bytes decode, they are right and the digest
+/// is not. (If not, a ref that names it finds another digest there, and nothing.)
+std::optional<Kept> Rewrite::mend_entry(std::uint32_t ordinal) const {
+  const format::RawEntry& raw = table_[ordinal];
+  for (const RecordKind kind : {RecordKind::full, RecordKind::node}) {
+    if (auto found = find_in_pack(ordinal, {{pack_, ordinal, raw.digest}, kind})) return found;
+  }
+  const auto there = as_it_is(raw);
+  if (there && there->entry.kind != RecordKind::delta) {
+    if (auto found = decode_at(*there->entry.kind, raw.offset, raw.stored, there->entry.codec)) return found;
+  }
+  return there;
+}
+
+Status Rewrite::keep(std::uint32_t ordinal) {
+  const auto lost = lost_.find(ordinal);
+  const std::optional<Kept> there = ordinal < table_.size() ? as_it_is(table_[ordinal]) : std::nullopt;
+  if (lost == lost_.end()) {
+    kept_[ordinal] = sound_ || ordinal >= table_.size() ? there : mend_entry(ordinal);
+    return {};
+  }
+  const LostRecord& record = lost->second;
+  kept_[ordinal] = find_in_pack(ordinal, record);
+  if (kept_[ordinal]) {
+    result_.from_pack.push_back(record);
+    return {};
+  }
+  VARVE_TRY_ASSIGN(const bool found, take_from_elsewhere(ordinal, record));
+  if (found) {
+    result_.elsewhere.push_back(record);
+    return {};
+  }
+  // Its bytes may be good for something one day.
+  kept_[ordinal] = there;
+  result_.still_lost.push_back(record);
+  return {};
+}
+
+Status Rewrite::write() {
+  const std::uint32_t generation = generations_.empty() ? 1 : generations_.back() + 1;
+  Bytes pack;
+  format::put_header(pack);
+  const bool in_place = !sound_ && !table_.empty();
+  if (in_place) {
+    const auto payloads = std::span(file_).first(payloads_end_).subspan(format::kHeaderSize);
+    pack.insert(pack.end(), payloads.begin(), payloads.end());
+  }
+  std::vector<format::Entry> entries;
+  for (const auto& kept : kept_) {
+    format::Entry& entry = entries.emplace_back();
+    if (!kept) continue;
+    entry = kept->entry;
+    if (in_place && entry.offset != 0) continue;
+    entry.offset = static_cast<std::uint32_t>(pack.size());
+    pack.insert(pack.end(), kept->payload.begin(), kept->payload.end());
+  }
+  format::put_table_and_trailer(pack, pack_, generation, entries);
+  if (pack.size() > kMaxPackSize) return fail_damaged("the repaired pack would be larger than a pack can be");
+  const std::string name = format::pack_name(pack_, generation);
+  VARVE_TRY_ASSIGN(const objects::PutOutcome outcome, store_.objects.put_if_absent(name, pack));
+  if (outcome == objects::PutOutcome::exists) {
+    return fail(EAGAIN, ErrorKind::system, name + " exists already: somebody else repairs this store");
+  }
+  if (const Status good = verify(name); !good) {
+    static_cast<void>(store_.objects.remove(name));
+    store_.packs.forget(pack_);
+    return tl::unexpected(good.error().in("what was repaired does not read back"));
+  }
+  result_.written = true;
+  // From here on it is done; an old generation that stays is never read, and goes when collect comes by.
+  for (const std::uint32_t old : generations_) {
+    if (const auto removed = store_.objects.remove(format::pack_name(pack_, old)); !removed) {
+      log::warning("an old generation of a repaired pack stays: {}", removed.error().message);
+    }
+  }
+  return {};
+}
+
+Status Rewrite::verify(const std::string& name) {
+  VARVE_TRY_ASSIGN(const PackTablePointer table, store_.packs.read_table_now(pack_));
+  if (format::pack_name(pack_, table->generation) != name) return fail_damaged(name + " is not the newest");
+  for (const auto* records : {&result_.from_pack, &result_.elsewhere}) {
+    for (const LostRecord& record : *records) {
+      VARVE_TRY(store_.packs.read_record(record.ref, record.kind, store_.plain_bytes(record.kind)));
+    }
+  }
+  std::vector<RecordInfo> infos;
+  for (std::uint32_t i = 0; i < table->entries.size(); ++i) {
+    const format::Entry& entry = table->entries[i];
+    if (entry.kind) infos.push_back({i, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest});
+  }
+  // Left out when the table could not be read.
+  if (const auto added = store_.locator.add_pack(pack_, store_.locator_entries(pack_, infos)); !added) {
+    log::warning("pack {:016x} will not be shared until the next mount: {}", pack_.value(), added.error().message);
+  }
+  return {};
+}
+
+}  // namespace
+
+Result<RepairedPack> repair_pack(ChunkStore& store, PackId pack, std::span<const LostRecord> lost,
+                                 const FindElsewhere& find_elsewhere) {
+  auto& parts = ChunkStore::Implementation::of(store);
+  MutexLock lock(parts.rewriting);
+  RootRegistry::Hold hold(parts.registry);
+  if (!hold.try_hold(Ref{pack, 0, Digest{}})) {
+    return fail(EAGAIN, ErrorKind::system, fmt::format("pack {:016x} is being collected", pack.value()));
+  }
+  auto repaired = Rewrite(parts, pack, lost, find_elsewhere).run();
+  if (!repaired) return tl::unexpected(repaired.error().in(fmt::format("repairing pack {:016x}", pack.value())));
+  return repaired;
+}
+
+Status remove_superseded_packs(ChunkStore& store) {
+  auto& parts = ChunkStore::Implementation::of(store);
+  MutexLock lock(parts.rewriting);
+  return parts.packs.remove_superseded();
+}
+
+}  // namespace varve::chunks
