@@ -64,7 +64,7 @@ class Rewrite {
     // A table that says nothing, or a pack that is missing, is no better for being written with the same holes. (What
     // was lost and is good in a sound pack: somebody else's repair came first.)
     const bool mended = !sound_ && !table_.empty() && (lost_.empty() || !result_.from_pack.empty());
-    if (mended || !result_.elsewhere.empty()) VARVE_TRY(write());
+    if (mended || misplaced_ || !result_.elsewhere.empty()) VARVE_TRY(write());
     return std::move(result_);
   }
 
@@ -89,7 +89,8 @@ class Rewrite {
   std::vector<std::uint32_t> generations_;  ///< that exist
   Bytes file_;                              ///< the newest; empty: the pack is missing
   std::vector<format::RawEntry> table_;
-  bool sound_ = false;  ///< header, table and trailer are whole
+  bool sound_ = false;      ///< header, table and trailer are whole
+  bool misplaced_ = false;  ///< a record was found elsewhere in the pack than its table says, whatever its checksum
   std::uint64_t payloads_end_ = 0;
   std::vector<std::optional<Kept>> kept_;
   std::vector<Bytes> encoded_;  ///< payloads that were found elsewhere
@@ -202,6 +203,10 @@ Status Rewrite::keep(std::uint32_t ordinal) {
   const LostRecord& record = lost->second;
   kept_[ordinal] = find_in_pack(ordinal, record);
   if (kept_[ordinal]) {
+    const format::Entry& found = kept_[ordinal]->entry;
+    misplaced_ = misplaced_ || !there || there->entry.digest != found.digest || there->entry.offset != found.offset ||
+                 there->entry.stored != found.stored || there->entry.plain != found.plain ||
+                 there->entry.kind != found.kind || there->entry.codec != found.codec;
     result_.from_pack.push_back(record);
     return {};
   }
@@ -220,7 +225,7 @@ Status Rewrite::write() {
   const std::uint32_t generation = generations_.empty() ? 1 : generations_.back() + 1;
   Bytes pack;
   format::put_header(pack);
-  const bool in_place = !sound_ && !table_.empty();
+  const bool in_place = (!sound_ || misplaced_) && !table_.empty();
   if (in_place) {
     const auto payloads = std::span(file_).first(payloads_end_).subspan(format::kHeaderSize);
     pack.insert(pack.end(), payloads.begin(), payloads.end());

@@ -34,12 +34,12 @@ using test::FileBytes;
 using test::Files;
 using test::Machine;
 
-constexpr std::size_t kUsuallyEvery = 17;
+constexpr std::size_t kUsuallyEvery = 29;
 /// The bulk: the images' bytes, the payload of large records, the reserve at a journal's end. One there is like another.
 constexpr std::size_t kBulkLessOften = 61;
 constexpr std::size_t kMuch = 4096;
 constexpr std::size_t kWritesEvery = 4;
-constexpr std::size_t kUsualRounds = 250;
+constexpr std::size_t kUsualRounds = 150;
 
 std::size_t from_environment(const char* name, std::size_t usual) {
   const char* text = std::getenv(name);
@@ -415,6 +415,7 @@ TEST(BitRot, OnRealFilesAsOnAnyOther) {
   const Specimen specimen = small_store(Ending::closed);
   Seen seen;
   for (const std::string& path : checked_files(specimen)) {
+    if (path.starts_with("disks/") && random() % 4 != 0) continue;  // many, and slow here
     const std::size_t at = random() % bytes_used(specimen.files.at(path));
     SCOPED_TRACE(fmt::format("{} byte {}", path, at));
     InDirectory place;
