@@ -3,7 +3,7 @@
 BUILD_PACKAGES="g++ meson ninja-build pkg-config ccache libfuse3-dev fuse3 libxxhash-dev libzstd-dev librocksdb-dev
   nlohmann-json3-dev libspdlog-dev libfmt-dev libcli11-dev libexpected-dev libboost-filesystem-dev"
 DEMO_PACKAGES="e2fsprogs mount util-linux"
-TEST_PACKAGES="clang llvm libgtest-dev scdoc git python3 attr rsync fio qemu-utils xfsprogs btrfs-progs e2fsprogs mount
+TEST_PACKAGES="clang libclang-rt-14-dev llvm libgtest-dev scdoc git python3 attr rsync fio qemu-utils xfsprogs btrfs-progs e2fsprogs mount
   util-linux procps user-mode-linux kmod systemd"
 
 # install_packages NAME...: those that are not there yet, quietly; fails with the names when that cannot be.

@@ -2,10 +2,11 @@
 # Installs what is needed (as root), builds, and runs all tests. Ends with one line, "N passed, N failed, N skipped"; fails
 # unless all passed and none was skipped.
 #
-#   tests/run.sh              three builds, one after the other: plain, asan, tsan
+#   tests/run.sh              four builds, one after the other: plain, asan, tsan, fuzz
 #   tests/run.sh plain        with GCC: all tests
 #   tests/run.sh asan         with clang and the address and undefined-behaviour sanitizers: all tests, fewer points each
 #   tests/run.sh tsan         with clang and the thread sanitizer: what has threads
+#   tests/run.sh fuzz         with clang and libFuzzer: each decoder, for VARVE_FUZZ_SECONDS (5)
 #   BUILD=DIR tests/run.sh    build below DIR, which is kept (default: build-tests in the tree)
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 1
@@ -13,7 +14,7 @@ cd "$(dirname "$0")/.." || exit 1
 
 build_root=${BUILD:-$PWD/build-tests}
 log_dir=$build_root/logs
-wanted=${*:-plain asan tsan}
+wanted=${*:-plain asan tsan fuzz}
 begin=$SECONDS
 broken=0
 
@@ -118,6 +119,14 @@ run_tsan() {
       "$build_root/tsan/tests/$name/${name}_test" --gtest_filter="$filter" --gtest_brief=1 \
       --gtest_output="xml:$build_root/tsan/meson-logs/$name.junit.xml" </dev/null
   done <<<"$concurrent"
+}
+
+# Every decoder of bytes that are not trusted, VARVE_FUZZ_SECONDS each (tests/fuzz/fuzz.h).
+run_fuzz() {
+  step "configure fuzz" configure "$build_root/fuzz" clang++ -Dfuzz=true -Db_sanitize=address,undefined \
+    -Db_lundef=false -Doptimization=1 -Dman=disabled "-Dcpp_args=-g1 -fsanitize=fuzzer-no-link" || return
+  step "build fuzz" ninja -C "$build_root/fuzz" tests/fuzz/varve_fuzz || return
+  test_in fuzz varve-fuzz
 }
 
 mkdir -p "$log_dir"

@@ -1,0 +1,62 @@
+// A Store without disks: for requests, whose decoding asks for no more.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <string>
+#include <vector>
+
+#include "varve/store/store.h"
+
+namespace varve::fuzz {
+
+class EmptyStore final : public store::Store {
+ public:
+  Status close() override { return {}; }
+  const store::StoreSettings& settings() const override { return settings_; }
+  std::vector<std::string> damaged_disks() const override { return {}; }
+  void set_observer(store::Observer*) override {}
+  std::vector<std::shared_ptr<store::Disk>> disks() const override { return {}; }
+  Result<std::shared_ptr<store::Disk>> find_disk(std::string_view) const override { return absent(); }
+  Result<std::shared_ptr<store::Disk>> disk(DiskId) const override { return absent(); }
+  Result<std::shared_ptr<store::Disk>> create_disk(const std::string&, const store::Attributes&) override {
+    return absent();
+  }
+  Status remove_disk(DiskId) override { return absent(); }
+  Status rename_disk(DiskId, const std::string&) override { return absent(); }
+  Time root_modified() const override { return {}; }
+  store::Attributes root_attributes() const override { return {}; }
+  Status change_root_attributes(const std::function<Status(store::Attributes&)>&) override { return {}; }
+  Result<ByteCount> copy_range(const store::ImageName&, ByteOffset, const std::shared_ptr<store::Disk>&, ByteOffset,
+                               ByteCount) override {
+    return absent();
+  }
+  Status restore(const std::shared_ptr<store::Disk>&, SnapshotId, const std::shared_ptr<store::Disk>&) override {
+    return absent();
+  }
+  Result<std::shared_ptr<store::Disk>> clone(const store::ImageName&, const std::string&,
+                                             const store::Attributes&) override {
+    return absent();
+  }
+  Result<os::Capacity> capacity() const override { return os::Capacity{}; }
+  nlohmann::json status() const override { return nlohmann::json::object(); }
+  std::string metrics() const override { return {}; }
+  nlohmann::json describe(const store::ImageName&) const override { return nlohmann::json::object(); }
+  Result<store::CheckReport> check(const std::function<void(std::uint64_t, std::uint64_t)>&,
+                                   const std::function<bool()>&) override {
+    return store::CheckReport{};
+  }
+  Result<store::RepairReport> repair(const std::function<void(std::uint64_t, std::uint64_t)>&,
+                                     const std::function<bool()>&) override {
+    return store::RepairReport{};
+  }
+  Result<snapshot::Collected> collect(const std::function<bool()>&) override { return snapshot::Collected{}; }
+  bool wait_until_quiet(std::chrono::milliseconds) override { return true; }
+  Result<bool> step_commit(DiskId) override { return false; }
+  Status step_upkeep(DiskId) override { return {}; }
+
+ private:
+  static tl::unexpected<Error> absent() { return fail(ENOENT, ErrorKind::absent, "there is nothing"); }
+  store::StoreSettings settings_;
+};
+
+}  // namespace varve::fuzz

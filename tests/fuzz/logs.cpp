@@ -1,0 +1,157 @@
+#include <nlohmann/json.hpp>
+
+#include "../../src/catalog/format.h"
+#include "../../src/catalog/replay.h"
+#include "../../src/catalog/sealed_json.h"
+#include "../../src/store/settings.h"
+#include "fuzz.h"
+#include "support/memory_storage.h"
+
+namespace varve::fuzz {
+namespace {
+
+using catalog::Json;
+
+constexpr DiskId kDisk{7};
+
+std::string_view text_of(Input input) { return {reinterpret_cast<const char*>(input.data()), input.size()}; }
+
+std::vector<std::byte> bytes_of(std::string_view text) {
+  const auto bytes = std::as_bytes(std::span(text));
+  return {bytes.begin(), bytes.end()};
+}
+
+/// The object with a checksum that fits, if it is one that the decoder would look at.
+std::string sealed_again(Input input) {
+  if (!catalog::within_bounds(text_of(input))) return {};
+  Json object = Json::parse(text_of(input), nullptr, false);
+  if (!object.is_object()) return {};
+  object.erase("checksum");
+  return catalog::seal(std::move(object));
+}
+
+void decode_record_of(std::string_view text) {
+  for (const std::uint64_t number : {std::uint64_t{1}, std::uint64_t{2}}) {
+    const auto record = catalog::decode_record(std::as_bytes(std::span(text)), kDisk, number);
+    if (!record) {
+      require(record.error().code == EIO, "a record that is refused is damaged");
+      continue;
+    }
+    const std::string again = catalog::encode_record(kDisk, *record);
+    require(catalog::decode_record(std::as_bytes(std::span(again)), kDisk, number).has_value(), "a record comes back");
+    catalog::Replay replay(kDisk);
+    if (number == 2) {
+      const catalog::Record first{1, std::string(32, '0'), Time{1}, catalog::Created{"disk", {}}};
+      require(replay.check(first.event).has_value(), "a log begins");
+      replay.apply(first);
+    }
+    if (replay.check(record->event)) replay.apply(*record);
+    (void)catalog::encode_checkpoint(replay.state(), number);
+  }
+}
+
+catalog::SnapshotEntry some_snapshot() {
+  catalog::SnapshotEntry entry;
+  entry.id = SnapshotId{3};
+  entry.parent = SnapshotId{1};
+  entry.name = "before \xC3\xA9";
+  entry.time = Time{1'700'000'000'000'000'000};
+  entry.size = ByteCount{1 * kMiB};
+  entry.incarnation = Incarnation{1};
+  entry.root = chunks::Ref{PackId{0xAB00}, 4, Digest{5, 6}};
+  entry.directory.xattrs["user.note"] = std::string("\0\xFF%", 3);
+  return entry;
+}
+
+}  // namespace
+
+void fuzz_log_record(Input input) {
+  decode_record_of(text_of(input));
+  decode_record_of(sealed_again(input));
+}
+
+Seeds log_record_seeds() {
+  using namespace catalog;
+  Seeds seeds;
+  const Attributes attributes{1, 2, 0640, {{"user.a", "b"}}};
+  const auto add = [&](std::uint64_t number, Event event) {
+    seeds.push_back(bytes_of(encode_record(kDisk, {number, std::string(32, 'a'), Time{5}, std::move(event)})));
+  };
+  add(1, Created{"web01", attributes});
+  add(2, SnapshotLogged{std::make_shared<SnapshotEntry>(some_snapshot())});
+  add(2, SnapshotDeleted{SnapshotId{3}});
+  add(2, SnapshotRenamed{SnapshotId{3}, "other"});
+  add(2, SnapshotAttributes{SnapshotId{3}, attributes, attributes});
+  add(2, DiskRenamed{"web02"});
+  add(2, DiskAttributes{attributes, attributes});
+  add(2, DiskRemoved{});
+  return seeds;
+}
+
+void fuzz_checkpoint(Input input) {
+  const std::string sealed = sealed_again(input);
+  for (const std::string_view text : {text_of(input), std::string_view(sealed)}) {
+    auto state = catalog::decode_checkpoint(std::as_bytes(std::span(text)), kDisk, 5);
+    if (!state) continue;
+    const std::string again = catalog::encode_checkpoint(*state, 5);
+    require(catalog::decode_checkpoint(std::as_bytes(std::span(again)), kDisk, 5).has_value(), "a checkpoint comes back");
+    (void)catalog::Replay::from_checkpoint(std::move(*state), 5);
+  }
+}
+
+Seeds checkpoint_seeds() {
+  catalog::DiskState state;
+  state.id = kDisk;
+  state.name = "web01";
+  state.created = Time{4};
+  state.high_water = SnapshotId{4};
+  state.snapshots[SnapshotId{3}] = std::make_shared<catalog::SnapshotEntry>(some_snapshot());
+  Seeds seeds{bytes_of(catalog::encode_checkpoint(state, 5))};
+  state.snapshots.clear();
+  seeds.push_back(bytes_of(catalog::encode_checkpoint(state, 5)));
+  return seeds;
+}
+
+void fuzz_settings(Input input) {
+  std::string sealed;
+  // As settings.cpp does: within its depth, a digest of the text with sorted keys.
+  if (catalog::within_bounds(text_of(input))) {
+    Json object = Json::parse(text_of(input), nullptr, false);
+    if (object.is_object()) {
+      object.erase("checksum");
+      const std::string text = object.dump();
+      object["checksum"] = to_hex(digest_of(std::as_bytes(std::span(text))));
+      sealed = object.dump();
+    }
+  }
+  for (const std::string_view text : {text_of(input), std::string_view(sealed)}) {
+    test::MemoryStorage storage({.power_loss = false});
+    require(os::replace_file_durably(storage, store::kSettingsFile, std::as_bytes(std::span(text))).has_value(), "a file");
+    const auto stored = store::read_settings(storage);
+    if (!stored) continue;
+    require(store::write_settings(storage, *stored) && store::read_settings(storage), "settings come back");
+  }
+}
+
+Seeds settings_seeds() {
+  test::MemoryStorage storage({.power_loss = false});
+  store::StoredSettings stored;
+  stored.settings.id = std::string(32, '7');
+  stored.root = {1, 2, 0755, {{"user.a", "b"}}};
+  (void)store::write_settings(storage, stored);
+  return {os::read_file(storage, store::kSettingsFile, ByteCount{kMiB}).value()};
+}
+
+void fuzz_attributes(Input input) {
+  if (const auto attributes = store::decode_pending_attributes(text_of(input))) {
+    const auto again = store::decode_pending_attributes(store::encode(*attributes));
+    require(again && again->directory == attributes->directory && again->image == attributes->image,
+            "attributes come back");
+  }
+}
+
+Seeds attributes_seeds() {
+  return {bytes_of(store::encode(store::PendingAttributes{{1, 2, 0755, {{"user.a", std::string("\0\xFF", 2)}}}, {}}))};
+}
+
+}  // namespace varve::fuzz
