@@ -9,7 +9,7 @@
 //   home.img, detour.img       the user's own raw bytes, as on any disk: that very byte of the images whose place it is
 //                              (the live one, and pending snapshots until they are committed) reads as it is there;
 //                              every other byte is exact
-//   lock, locator              nothing: their content decides nothing
+//   lock, reserve, locator     nothing: their content decides nothing
 // Opening and reading change no file but the live side's of disks that are served, and the lock's text.
 //
 // VARVE_BIT_ROT_EVERY=1 flips each byte of the small store but its bulk, VARVE_BIT_ROT_BULK_EVERY=1 also that (default:
@@ -276,7 +276,7 @@ class Judgement {
     const auto may_change = [&](const std::string& path) {
       const bool of_served = std::ranges::any_of(
           served, [&](const std::string& number) { return path.find(number) != std::string::npos; });
-      return path == "lock" || path.starts_with("locator/") || (is_of_live_side(path) && of_served);
+      return path == "lock" || path == "reserve" || path.starts_with("locator/") || (is_of_live_side(path) && of_served);
     };
     Files now;
     test::gather_files(place_.storage(), "", [&](const std::string& path) { return !may_change(path); }, now);
