@@ -95,6 +95,7 @@ run_asan() {
     -Doptimization=1 || return
   step "build asan" ninja -C "$build_root/asan" || return
   VARVE_TEST_STRIDE=${VARVE_TEST_STRIDE:-10} VARVE_MODEL_OPERATIONS=${VARVE_MODEL_OPERATIONS:-3000} \
+    VARVE_BIT_ROT_EVERY=${VARVE_BIT_ROT_EVERY:-150} VARVE_BIT_ROT_ROUNDS=${VARVE_BIT_ROT_ROUNDS:-40} \
     VARVE_KILL_ROUNDS=${VARVE_KILL_ROUNDS:-8} test_in asan -t 4
 }
 
