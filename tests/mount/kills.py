@@ -198,12 +198,14 @@ class Checker(MountTest):
         return self.disk.problems(self.m.path, 'kill')
 
     def prepare(self, name, threads):
-        self.disk = Exercised(self.m.base, name, threads)
-        image = self.m.make_disk(self.disk.name, self.disk.capacity)
-        self.disk.work_through(self.m.path, self.m.store, SEED, 150)
-        snapshots = sorted(set(os.listdir(self.m.disk(self.disk.name))) - {'disk.img'})
-        self.assertTrue(snapshots)
-        return image, self.m.disk(self.disk.name, snapshots[-1])
+        for attempt in range(20):  # some seeds end with every snapshot deleted
+            self.disk = Exercised(self.m.base, f'{name}{attempt}', threads)
+            image = self.m.make_disk(self.disk.name, self.disk.capacity)
+            self.disk.work_through(self.m.path, self.m.store, SEED + attempt, 150)
+            snapshots = sorted(set(os.listdir(self.m.disk(self.disk.name))) - {'disk.img'})
+            if snapshots:
+                return image, self.m.disk(self.disk.name, snapshots[-1])
+        return self.fail('no work leaves a snapshot')
 
     def take_again(self, image, snapshot):
         """The same name, another instant."""
