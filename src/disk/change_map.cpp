@@ -144,7 +144,9 @@ void ChangeMap::mark(std::uint64_t first, std::uint64_t count) {
   }
 }
 
-bool ChangeMap::any(std::uint64_t first, std::uint64_t count) const { return next(first, first + count, true) < first + count; }
+bool ChangeMap::any(std::uint64_t first, std::uint64_t count) const {
+  return next(first, first + count, true) < first + count;
+}
 
 std::uint64_t ChangeMap::next(std::uint64_t from, std::uint64_t end, bool marked) const {
   while (from < end) {
@@ -157,7 +159,8 @@ std::uint64_t ChangeMap::next(std::uint64_t from, std::uint64_t end, bool marked
     std::uint64_t word = load_word(from / kWordBits);
     if (!marked) word = ~word;
     word &= ~std::uint64_t{0} << (from % kWordBits);
-    if (word != 0) return std::min(end, from / kWordBits * kWordBits + static_cast<std::uint64_t>(std::countr_zero(word)));
+    if (word != 0)
+      return std::min(end, from / kWordBits * kWordBits + static_cast<std::uint64_t>(std::countr_zero(word)));
     from = (from / kWordBits + 1) * kWordBits;
   }
   return end;
@@ -176,7 +179,9 @@ void ChangeMap::load_page(std::uint64_t index, std::span<const std::byte> bits) 
   }
 }
 
-std::string map_name(DiskId disk, std::uint64_t number) { return fmt::format("disk-{}.changes.{}", disk.value(), number); }
+std::string map_name(DiskId disk, std::uint64_t number) {
+  return fmt::format("disk-{}.changes.{}", disk.value(), number);
+}
 std::string witness_name(DiskId disk) { return fmt::format("disk-{}.witness", disk.value()); }
 
 std::optional<std::uint64_t> map_number(DiskId disk, std::string_view name) {

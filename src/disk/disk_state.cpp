@@ -276,8 +276,9 @@ bool DiskState::names_slot(ChunkIndex chunk, Slot slot) const {
   });
 }
 
-/// What a pending snapshot kept, and has left pending_. Homes are candidates only, another may keep them still. Only its
-/// own places are looked at: this comes once for each snapshot that was ever taken, and with each of them at recovery.
+/// What a pending snapshot kept, and has left pending_. Homes are candidates only, another may keep them still. Only
+/// its own places are looked at: this comes once for each snapshot that was ever taken, and with each of them at
+/// recovery.
 void DiskState::release_kept(const PendingState& gone, Released& released) {
   std::set<Slot> slots;
   const auto release = [&](ChunkIndex chunk, Place place) {
@@ -410,7 +411,8 @@ Status DiskState::apply_one(const record::PlacePage& r, Released&) {
 }
 
 Status DiskState::apply_one(const record::Segment& r, Released&) {
-  if (!valid_range(r.first, r.count) || !valid_range(r.source, r.count)) return impossible("a segment behind every end");
+  if (!valid_range(r.first, r.count) || !valid_range(r.source, r.count))
+    return impossible("a segment behind every end");
   if (r.id == 0) {
     edit_segments(ChunkIndex{r.first}, ChunkCount{r.count}, r.root, ChunkIndex{r.source});
     return {};
@@ -488,19 +490,28 @@ std::vector<Record> DiskState::encode() const {
   return records;
 }
 
-std::set<Slot> DiskState::used_slots() const {
-  std::set<Slot> used;
+Result<std::set<Slot>> DiskState::used_slots() const {
+  std::unordered_map<Slot, ChunkIndex> owners;
+  std::optional<Slot> twice;
+  const auto note = [&](ChunkIndex chunk, Slot slot) {
+    const auto [it, added] = owners.emplace(slot, chunk);
+    if (!added && it->second != chunk) twice = slot;
+  };
   for (std::uint64_t page = 0; page < places_.page_count(); ++page) {
-    places_.page(page).for_each_slot([&](std::uint16_t, Slot slot) { used.insert(slot); });
+    places_.page(page).for_each_slot(
+        [&](std::uint16_t within, Slot slot) { note(ChunkIndex{page * kPageChunks + within}, slot); });
   }
   for (const PendingState& pending : pending_) {
-    pending.saved.for_each([&](ChunkIndex, Place place) {
-      if (place.kind == PlaceKind::detour) used.insert(place.slot);
+    pending.saved.for_each([&](ChunkIndex chunk, Place place) {
+      if (place.kind == PlaceKind::detour) note(chunk, place.slot);
     });
     for (const auto& [chunk, place] : pending.inherited) {
-      if (place.kind == PlaceKind::detour) used.insert(place.slot);
+      if (place.kind == PlaceKind::detour) note(ChunkIndex{chunk}, place.slot);
     }
   }
+  if (twice) return fail_damaged(fmt::format("two chunks have their bytes in slot {}", *twice));
+  std::set<Slot> used;
+  for (const auto& [slot, chunk] : owners) used.insert(slot);
   return used;
 }
 

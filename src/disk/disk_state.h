@@ -106,8 +106,8 @@ class DiskState {
   [[nodiscard]] const std::map<std::uint64_t, StoredMap>& stored_maps() const { return stored_maps_; }
   void forget_stored_maps() { stored_maps_.clear(); }
 
-  /// Slots that something names.
-  [[nodiscard]] std::set<Slot> used_slots() const;
+  /// Slots that something names. EIO (damaged) when one is named by two chunks (invariant 3).
+  [[nodiscard]] Result<std::set<Slot>> used_slots() const;
   /// The state as records, for a new journal.
   [[nodiscard]] std::vector<Record> encode() const;
 

@@ -1,10 +1,11 @@
-// The inside of a LiveDisk: what its four files (live_disk, snapshots, upkeep, recovery) share. live_disk.cpp opens with
-// the invariants.
+// The inside of a LiveDisk: what its files (live_disk, reading, writing, resizing, flushing, snapshots, upkeep,
+// recovery) share. live_disk.cpp opens with the invariants.
 #pragma once
 
 #include <array>
 #include <atomic>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -25,6 +26,8 @@ namespace varve::disk {
 constexpr std::size_t kPieceChunks = 64;
 constexpr std::size_t kStripes = 256;
 constexpr std::size_t kBounceBytes = 1 * kMiB;
+
+[[nodiscard]] constexpr bool aligned(std::uint64_t value, std::uint64_t to) { return value % to == 0; }
 
 /// Locks of chunks, by index. Shared: read, or write in place. Exclusive: change the place, or read-modify-write.
 class Stripes {
@@ -116,6 +119,13 @@ struct Resolved {
   friend bool operator==(const Resolved&, const Resolved&) = default;
 };
 
+/// A run of chunks of one image that have one place (and one source, when that is Base).
+struct ResolvedRun {
+  Resolved resolved;
+  ChunkCount count;  ///< 0: behind the image's end
+  ByteCount image_size;
+};
+
 struct LiveDisk::Implementation {
   Implementation(os::Storage& storage_in, os::VolatileStorage& maps_in, std::string directory_in, DiskId id_in,
                  Geometry geometry_in, BaseSource& base_in, const LiveDiskOptions& options_in);
@@ -194,13 +204,23 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Status refuse_if_latched() const;
   [[nodiscard]] Status refuse_if_absent() const VARVE_REQUIRES(state_mutex);
 
+  // --- invariants.cpp ---
+  void assert_may_write(ChunkIndex first, std::size_t chunks, Place place) const VARVE_EXCLUDES(state_mutex);
+  void assert_consistent() const VARVE_REQUIRES(state_mutex);
+
+  // --- reading.cpp ---
   [[nodiscard]] Status read_file(const os::File& file, ByteOffset at, std::span<std::byte> out);
-  [[nodiscard]] Status write_file(os::File& file, ByteOffset at, std::span<const std::byte> bytes);
-  [[nodiscard]] Status write_noted(Place place, ByteOffset at, std::span<const std::byte> bytes);
   [[nodiscard]] Status read_base(const OpaqueRoot& root, ChunkIndex source, std::size_t within,
                                  std::span<std::byte> out);
   [[nodiscard]] Status read_piece(ByteOffset at, std::span<std::byte> out);
+  /// lseek(2) over the runs of an image, as run_at(chunk) tells them. Reads of Base happen between its calls.
+  [[nodiscard]] Result<ByteOffset> seek_in(ByteOffset at, bool data,
+                                           const std::function<Result<ResolvedRun>(ChunkIndex)>& run_at);
 
+  // --- writing.cpp ---
+  [[nodiscard]] Status write_file(os::File& file, ByteOffset at, std::span<const std::byte> bytes);
+  [[nodiscard]] Status write_noted(ChunkIndex first, std::size_t chunks, Place place, std::size_t within,
+                                   std::span<const std::byte> bytes);
   [[nodiscard]] Result<std::vector<Fill>> fetch_fills(ByteOffset at, std::uint64_t count);
   [[nodiscard]] Result<std::optional<Fill>> fetch_fill(ChunkIndex chunk);
   /// False: a fill is out of date; fetch again outside the gate.
@@ -211,6 +231,8 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Result<bool> write_chunk(ChunkIndex chunk, std::size_t within, std::span<const std::byte> bytes,
                                          const std::vector<Fill>& fills) VARVE_REQUIRES_SHARED(gate);
   [[nodiscard]] Status overwrite(ChunkIndex chunk, Place place, std::size_t within, std::span<const std::byte> bytes);
+
+  // --- resizing.cpp ---
   [[nodiscard]] Status make_room(ByteCount size) VARVE_REQUIRES(gate);
   [[nodiscard]] Status clear_tail() VARVE_REQUIRES(gate);
   [[nodiscard]] Status grow(ByteCount size) VARVE_EXCLUDES(gate);
@@ -218,6 +240,7 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Status zero_chunks(ChunkIndex first, ChunkCount count) VARVE_EXCLUDES(gate);
   [[nodiscard]] Status zero_part(ByteOffset at, std::uint64_t count);
 
+  // --- flushing.cpp ---
   [[nodiscard]] Status flush() VARVE_EXCLUDES(flush_mutex, state_mutex);
   /// Waits until no flush runs and keeps others out until end_flush_turn().
   void begin_flush_turn() VARVE_EXCLUDES(flush_mutex);

@@ -205,9 +205,10 @@ Result<JournalScan> Journal::scan(const os::File& file, DiskId disk, Geometry ge
   scan.witnessed = records_since_mark <= 1;
   VARVE_TRY_ASSIGN(const bool damaged, proves_damage(window, at, status.size.value(), nonce));
   if (damaged) {
-    return fail_damaged(fmt::format("a record at offset {} of the journal is damaged, and it was whole once; restore the "
-                                    "live image from a snapshot (varve restore) after moving live/ of this disk away",
-                                    at));
+    return fail_damaged(
+        fmt::format("a record at offset {} of the journal is damaged, and it was whole once; restore the "
+                    "live image from a snapshot (varve restore) after moving live/ of this disk away",
+                    at));
   }
   return scan;
 }

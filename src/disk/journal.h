@@ -2,8 +2,9 @@
 //
 // append() writes to the file without syncing: the record outlives a kill, not a power loss, until a seal behind it is
 // durable. Space is reserved ahead of the end, zeros that no record begins with: on a full disk, records that give
-// something back (drops, commits, discards) and seals still have the last of it (rule 11). The witness, a page of volatile memory, knows where the journal ended: at the next open it proves that what
-// is in the file is what was appended (same boot, rule 9).
+// something back (drops, commits, discards) and seals still have the last of it (rule 11). The witness, a page of
+// volatile memory, knows where the journal ended: at the next open it proves that what is in the file is what was
+// appended (same boot, rule 9).
 #pragma once
 
 #include <algorithm>

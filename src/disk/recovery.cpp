@@ -177,7 +177,9 @@ Status LiveDisk::Implementation::recover_slots() {
     return fail_damaged(fmt::format("{}/home.img is cut short: {} bytes, the image has {}", directory,
                                     home_status.size.value(), state.size().value()));
   }
-  const std::set<Slot> used = state.used_slots();
+  const auto named = state.used_slots();
+  if (!named) return fail_damaged(fmt::format("{}/journal: {}", directory, named.error().message));
+  const std::set<Slot>& used = *named;
   slot_count = used.empty() ? 0 : *used.rbegin() + 1;
   if (detour_status.size.value() / chunk < slot_count) {
     return fail_damaged(fmt::format("{}/detour.img is cut short: {} bytes, slot {} is in use", directory,
@@ -249,6 +251,7 @@ Status LiveDisk::Implementation::open() {
   VARVE_TRY(cut_detour());
   {
     MutexLock lock(state_mutex);
+    assert_consistent();
     witness->clear();
     journal->set_witness(witness.get());
   }

@@ -116,7 +116,8 @@ Result<PendingInfo> LiveDisk::freeze(SnapshotId id, SnapshotId parent, const std
     VARVE_TRY(self.refuse_if_absent());
     if (self.state.next_map() != number) return fail_system(EAGAIN, "two freezes of one disk at once");
     VARVE_TRY(spare->set_blocks(self.home_chunks * self.blocks_per_chunk()));
-    record::Freeze freeze{id.value(), parent.value(), now().nanoseconds, self.modified.load(), number, name, attributes};
+    record::Freeze freeze{id.value(), parent.value(), now().nanoseconds, self.modified.load(),
+                          number,     name,           attributes};
     next->all_changed = self.state.all_changed();
     VARVE_TRY(self.record_and_apply(freeze));
     next->id = id;
@@ -125,6 +126,7 @@ Result<PendingInfo> LiveDisk::freeze(SnapshotId id, SnapshotId parent, const std
     next->maps = std::move(self.live_maps);
     self.live_maps = {std::move(spare)};
     self.frozen.push_back(next);
+    self.assert_consistent();
   }
   if (auto sealed = self.flush(); !sealed) {
     if (auto undone = self.undo_freeze(id); !undone) {
@@ -312,6 +314,7 @@ Status LiveDisk::Implementation::drop(SnapshotId snapshot) {
         if (changed && chunk.value() < home_chunks) mark_chunks(chunk, ChunkCount{1});
       }
     }
+    assert_consistent();
     return {};
   }
   auto heir = std::make_shared<Frozen>(*frozen[position]);
@@ -325,6 +328,7 @@ Status LiveDisk::Implementation::drop(SnapshotId snapshot) {
   }
   heir->kept = std::move(kept);
   frozen[position] = std::move(heir);
+  assert_consistent();
   return {};
 }
 
@@ -441,41 +445,14 @@ Result<std::size_t> LiveDisk::read_pending(SnapshotId id, ByteOffset at, std::sp
 
 Result<ByteOffset> LiveDisk::seek_pending(SnapshotId id, ByteOffset at, bool data) {
   auto& self = *implementation_;
-  ChunkIndex chunk = self.geometry.chunk_of(at);
-  for (;;) {
-    Resolved resolved;
-    ChunkCount count;
-    std::uint64_t size = 0;
-    {
-      MutexLock lock(self.state_mutex);
-      VARVE_TRY_ASSIGN(const std::size_t position, self.position_of(id));
-      size = self.state.pending()[position].size.value();
-      if (at.value() >= size) return fail(ENXIO, ErrorKind::refused, "the offset lies behind the image's end");
-      const ChunkIndex end{self.frozen[position]->chunks.value()};
-      if (chunk >= end) {
-        if (data) return fail(ENXIO, ErrorKind::refused, "there is no data behind the offset");
-        return ByteOffset{size};
-      }
-      resolved = self.resolve_frozen_run(position, chunk, end, count);
-    }
-    const auto found_at = [&](ChunkIndex c) {
-      return ByteOffset{std::min(std::max(at.value(), self.geometry.start_of(c).value()), size)};
-    };
-    const bool is_data = resolved.place.kind == PlaceKind::home || resolved.place.kind == PlaceKind::detour;
-    if (resolved.place.kind == PlaceKind::base && !resolved.root.empty()) {
-      const ChunkIndex end = resolved.source + count;
-      auto next = self.base.next(resolved.root, resolved.source, end, data);
-      if (!next) {
-        // In doubt it is data.
-        if (data) return found_at(chunk);
-        next = end;
-      }
-      if (*next < end) return found_at(chunk + (*next - resolved.source));
-    } else if (is_data == data) {
-      return found_at(chunk);
-    }
-    chunk += count;
-  }
+  return self.seek_in(at, data, [&self, id](ChunkIndex chunk) -> Result<ResolvedRun> {
+    MutexLock lock(self.state_mutex);
+    VARVE_TRY_ASSIGN(const std::size_t position, self.position_of(id));
+    ResolvedRun run{{}, ChunkCount{0}, self.state.pending()[position].size};
+    const ChunkIndex end{self.frozen[position]->chunks.value()};
+    if (chunk < end) run.resolved = self.resolve_frozen_run(position, chunk, end, run.count);
+    return run;
+  });
 }
 
 // --- what a copy asks for ---
@@ -640,6 +617,7 @@ Status LiveDisk::committed(SnapshotId id, const OpaqueRoot& root) {
     done = self.frozen.front();
     self.frozen.pop_front();
     self.unsealed_snapshots.emplace_back(self.journal->end(), done);
+    self.assert_consistent();
   }
   VARVE_TRY(self.flush());
   for (const auto& map : done->maps) {

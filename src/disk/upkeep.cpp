@@ -49,7 +49,7 @@ Result<bool> LiveDisk::Implementation::move_one_home(ChunkIndex chunk) {
   auto buffer = chunk_buffers.take();
   VARVE_TRY(read_file(*detour, offset_of(chunk, from), buffer.span()));
   const Place to{PlaceKind::home, 0};
-  VARVE_TRY(write_noted(to, offset_of(chunk, to), buffer.span()));
+  VARVE_TRY(write_noted(chunk, 1, to, 0, buffer.span()));
   MutexLock state_lock(state_mutex);
   VARVE_TRY(record_and_apply(record::Places{chunk.value(), 1, to}));
   return true;
@@ -68,14 +68,14 @@ Result<std::size_t> LiveDisk::move_home(std::size_t max_chunks) {
 
 // --- giving storage back ---
 
-/// Whether nothing of the piece holds storage; then all of the hole that it lies in is passed over. After a kill the whole
-/// image is looked through: what it does not hold must not take hours.
+/// Whether nothing of the piece holds storage; then all of the hole that it lies in is passed over. After a kill the
+/// whole image is looked through: what it does not hold must not take hours.
 Result<bool> LiveDisk::Implementation::pass_over_hole(const Released::Homes& piece) {
   VARVE_TRY_ASSIGN(const ByteOffset data, home->next_data(geometry.start_of(piece.first)));
   if (data < geometry.start_of(piece.first + piece.count)) return false;
   MutexLock lock(state_mutex);
-  // This thread alone takes from the list: what is in front is the rest of the range that the piece was cut from, or the
-  // next one.
+  // This thread alone takes from the list: what is in front is the rest of the range that the piece was cut from, or
+  // the next one.
   if (homes_to_punch.empty() || homes_to_punch.front().first != piece.first + piece.count) return true;
   Released::Homes& rest = homes_to_punch.front();
   const std::uint64_t until = std::min(data.value() / geometry.chunk_size().value(), (rest.first + rest.count).value());

@@ -111,8 +111,8 @@ void Filesystem::open_control_file(Request request, const Node& node, fuse_file_
   later(control_, std::move(request), [this, id = node.id, info](Request& held) {
     auto file = std::make_unique<OpenFile>();
     file->node = id;
-    file->text = std::make_shared<const std::string>(id.kind == NodeKind::metrics_file ? store_.metrics()
-                                                                                       : store_.status().dump(2) + "\n");
+    file->text = std::make_shared<const std::string>(
+        id.kind == NodeKind::metrics_file ? store_.metrics() : store_.status().dump(2) + "\n");
     answer_open(held, std::move(file), info);
   });
 }

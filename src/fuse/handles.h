@@ -19,8 +19,8 @@ struct OpenFile {
   std::shared_ptr<store::Disk> disk;
   store::ImageUse use;
   bool writable = false;
-  /// Of a control file, as it was when it was opened. Shared with who answers from it: the reader may have closed the file
-  /// before the call that answered him has returned.
+  /// Of a control file, as it was when it was opened. Shared with who answers from it: the reader may have closed the
+  /// file before the call that answered him has returned.
   std::shared_ptr<const std::string> text;
 
   [[nodiscard]] bool is_live() const { return node.kind == NodeKind::live_image; }

@@ -69,7 +69,9 @@ void drop_privileges() {
   ::prctl(PR_CAP_AMBIENT, PR_CAP_AMBIENT_CLEAR_ALL, 0, 0, 0);
   const bool no_new = ::prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0;
   const bool dropped = has && set_capabilities({has->permitted & kAlways, has->permitted & kKept, 0});
-  if (!dropped || !no_new) log::warning("privileges that are not needed could not be dropped: {}", std::strerror(errno));
+  if (!dropped || !no_new) {
+    log::warning("privileges that are not needed could not be dropped: {}", std::strerror(errno));
+  }
   // Where CAP_SETPCAP was taken already (a container, a unit) the bounding set is somebody else's choice.
   if (!bounded) log::debug("the bounding set of capabilities stays as it was");
 }

@@ -26,8 +26,8 @@ bool says(const Status& status, int code) {
   return !status && status.error().code == code;
 }
 
-/// What lies under an object's name and cannot be one (a link, a pipe, another user's file, a directory that is none) is
-/// damage to whoever wants to read it, not a mistake of his.
+/// What lies under an object's name and cannot be one (a link, a pipe, another user's file, a directory that is none)
+/// is damage to whoever wants to read it, not a mistake of his.
 Error as_read_error(Error error) {
   switch (error.code) {
     case ELOOP:

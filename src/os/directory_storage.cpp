@@ -171,16 +171,17 @@ class DirectoryStorage final : public Storage {
     return {};
   }
 
-  /// Whoever owns a file may write to it, and so may whoever has another name for it: a copy of the store made with hard
-  /// links would change along with it.
+  /// Whoever owns a file may write to it, and so may whoever has another name for it: a copy of the store made with
+  /// hard links would change along with it.
   Status check_ours(const struct stat& status, std::string_view path, bool for_writing) const {
     if (status.st_uid != ::geteuid()) {
       return fail_refused(EPERM, full(path) + ": belongs to user " + std::to_string(status.st_uid) + ", not to user " +
                                      std::to_string(::geteuid()) + ": chown it if you know where it comes from");
     }
     if (for_writing && status.st_nlink > 1) {
-      return fail_refused(EMLINK, full(path) + ": has another name elsewhere (a hard link), and who uses that would see "
-                                               "it change; put a copy in its place");
+      return fail_refused(EMLINK, full(path) +
+                                      ": has another name elsewhere (a hard link), and who uses that would see "
+                                      "it change; put a copy in its place");
     }
     return {};
   }

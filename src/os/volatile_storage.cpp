@@ -238,8 +238,8 @@ Result<std::vector<std::string>> names_with_prefix(int folder, std::string_view 
   return names;
 }
 
-/// A folder of this user in /dev/shm, where anybody may make one of any name before: what is not ours is passed over, and
-/// another name taken, which the next mount finds again because it is ours.
+/// A folder of this user in /dev/shm, where anybody may make one of any name before: what is not ours is passed over,
+/// and another name taken, which the next mount finds again because it is ours.
 Result<std::pair<Descriptor, std::string>> own_folder_in(int shm, const std::string& shm_path) {
   const std::string name = fmt::format("varve-{}", ::geteuid());
   VARVE_TRY_ASSIGN(const auto candidates, names_with_prefix(shm, name, shm_path));

@@ -1,19 +1,50 @@
 #!/usr/bin/env python3
-"""Filesystems on loop devices on live images: in use while snapshots are taken, whole in every snapshot."""
+"""Filesystems on loop devices on live images: in use while snapshots are taken, whole in every snapshot.
+
+The long run of test_many_snapshots_under_load: VARVE_LOOP_GIB=4 VARVE_LOOP_SNAPSHOTS=50, fifteen minutes.
+"""
+import hashlib
 import os
+import random
 import shutil
 import time
 
-from harness import MIB, MountTest, background, main, needs, pattern, read_at, run, wait_for, why_no_loop_devices
+from harness import GIB, MIB, MountTest, background, main, needs, pattern, read_at, run, say, wait_for, why_no_loop_devices
+
+SIZE = int(float(os.environ.get('VARVE_LOOP_GIB', '0.25')) * GIB)
+SNAPSHOTS = int(os.environ.get('VARVE_LOOP_SNAPSHOTS', '10'))
+SEED = int(os.environ.get('VARVE_TEST_SEED', str(random.randrange(1_000_000))))
 
 
-def keep_changing(stop, directory):
+def content_of(path):
+    """A digest of all data and where it is; holes are skipped, and blocks of zeros count as holes."""
+    digest = hashlib.blake2b()
+    with open(path, 'rb') as image:
+        end = image.seek(0, os.SEEK_END)
+        at = 0
+        while at < end:
+            try:
+                at = os.lseek(image.fileno(), at, os.SEEK_DATA)
+            except OSError:  # ENXIO: zeros to the end
+                break
+            until = os.lseek(image.fileno(), at, os.SEEK_HOLE)
+            at -= at % MIB  # where data begins and ends may be told more or less finely
+            while at < until:
+                image.seek(at)
+                piece = image.read(MIB)
+                if piece.count(0) != len(piece):
+                    digest.update(b'%d:' % at + piece)
+                at += len(piece)
+    return digest.hexdigest()
+
+
+def keep_changing(stop, directory, largest=200_000):
     """Files come, grow and go, and are synced now and then."""
     i = 0
     while not stop.is_set():
         path = os.path.join(directory, f'file{i % 50}')
         with open(path, 'wb') as file:
-            file.write(pattern(i, 1000 + (i * 7919) % 200_000))
+            file.write(pattern(i, 1000 + (i * 7919) % largest))
             if not i % 10:
                 os.fsync(file.fileno())
         if not i % 3 and os.path.exists(os.path.join(directory, f'file{(i * 7) % 50}')):
@@ -70,6 +101,49 @@ class Filesystems(MountTest):
         self.m.umount_device(where)
         self.m.detach(device)
         self.assertEqual(run('e2fsck', '-fn', self.m.image('d'), check=False).returncode, 0)
+
+    @needs('mkfs.ext4', 'e2fsck', 'fsfreeze')
+    def test_many_snapshots_under_load(self):
+        """Each is byte-stable from mkdir on, clean when it was frozen, and indifferent to the deletion of others."""
+        say(f'seed {SEED}, {SIZE >> 20} MiB, {SNAPSHOTS} snapshots')
+        dice = random.Random(SEED)
+        device = self.prepare(('mkfs.ext4', '-q'), SIZE)
+        where = self.m.mount_device(device)
+        with open(os.path.join(where, 'fill'), 'wb') as file:
+            file.write(pattern(SEED, SIZE // 8))
+        content = {}
+        with background(keep_changing, where, SIZE // 1000):
+            for i in range(SNAPSHOTS):
+                frozen = i % 2 == 0
+                if frozen:
+                    run('fsfreeze', '--freeze', where)
+                try:
+                    os.mkdir(self.m.disk('d', f's{i}'))
+                finally:
+                    if frozen:
+                        run('fsfreeze', '--unfreeze', where)
+                content[i] = content_of(self.m.image('d', f's{i}'))  # most likely still pending
+                if frozen:
+                    done = run('e2fsck', '-fn', self.m.image('d', f's{i}'), check=False)
+                    self.assertEqual(done.returncode, 0, f'snapshot {i}: {done.stdout}')
+                    reader = self.m.loop(self.m.image('d', f's{i}'), '-r')
+                    there = self.m.mount_device(reader, '-o', 'ro,noload')
+                    self.assertGreater(len(os.listdir(there)), 1)
+                    self.m.umount_device(there)
+                    self.m.detach(reader)
+            self.assertGreater(len(set(content.values())), SNAPSHOTS // 2, 'the load changed nothing')
+            gone = dice.sample(sorted(content), SNAPSHOTS // 2)
+            for i in gone:
+                os.rmdir(self.m.disk('d', f's{i}'))
+        for i in sorted(set(content) - set(gone)):
+            self.assertEqual(content_of(self.m.image('d', f's{i}')), content[i], f'snapshot {i}')
+        self.m.umount_device(where)
+        self.m.detach(device)
+        self.m.remount()
+        for i in sorted(set(content) - set(gone)):
+            self.assertEqual(content_of(self.m.image('d', f's{i}')), content[i], f'snapshot {i} after a remount')
+        self.assertEqual(sorted(os.listdir(self.m.disk('d'))),
+                         sorted(['disk.img'] + [f's{i}' for i in set(content) - set(gone)]))
 
     @needs('mkfs.xfs', 'xfs_repair', 'fsfreeze')
     def test_xfs(self):

@@ -1,0 +1,55 @@
+// What the invariants that open live_disk.cpp say, looked at while it runs. In builds with NDEBUG: nothing.
+#include <algorithm>
+#include <cassert>
+
+#include "implementation.h"
+
+namespace varve::disk {
+
+/// 3 and 5: nobody else finds bytes where these are about to be written. The caller's locks keep that so.
+void LiveDisk::Implementation::assert_may_write([[maybe_unused]] ChunkIndex first,
+                                                [[maybe_unused]] std::size_t chunks,
+                                                [[maybe_unused]] Place place) const {
+#ifndef NDEBUG
+  MutexLock lock(state_mutex);
+  for (ChunkIndex chunk = first; chunk < first + ChunkCount{chunks}; chunk += ChunkCount{1}) {
+    if (state.places().get(chunk) == place) {
+      assert(!pinned(chunk, place));
+    } else if (place.kind == PlaceKind::home) {
+      assert(home_is_free(chunk));
+    } else {
+      assert(place.kind == PlaceKind::detour && chunks == 1);
+      assert(place.slot < slot_count && !free_slots.contains(place.slot));
+    }
+  }
+#endif
+}
+
+/// What memory holds beside the state agrees with it; costs as much as there are slots.
+void LiveDisk::Implementation::assert_consistent() const {
+#ifndef NDEBUG
+  assert(frozen.size() == state.pending().size());
+  for (std::size_t i = 0; i < frozen.size(); ++i) {
+    const PendingState& pending = state.pending()[i];
+    assert(frozen[i]->id == pending.id && frozen[i]->incarnation == pending.incarnation);
+    assert(i == 0 || state.pending()[i - 1].id < pending.id);
+    assert(pending.id <= state.high_water());
+    // What it may overwrite in place is known for good (3).
+    assert(!frozen[i]->map_durable || pending.map_kept || frozen[i]->all_changed);
+  }
+  assert(home_chunks >= state.chunks().value());
+  // 5: a slot is in use, or waits for a seal, or is being punched, or is free.
+  const auto used = state.used_slots();
+  assert(used);
+  assert(used->empty() || *used->rbegin() < slot_count);
+  std::set<Slot> seen = *used;
+  for (const Slot slot : free_slots) assert(seen.insert(slot).second);
+  for (const Slot slot : slots_to_punch) assert(seen.insert(slot).second);
+  for (const auto& [position, slot] : unsealed_slots) assert(seen.insert(slot).second);
+  // Positions only grow, and what a seal covers was let go of.
+  assert(std::ranges::is_sorted(unsealed_slots, {}, [](const auto& entry) { return entry.first; }));
+  assert(std::ranges::is_sorted(unsealed_snapshots, {}, [](const auto& entry) { return entry.first; }));
+#endif
+}
+
+}  // namespace varve::disk
