@@ -191,6 +191,8 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Status record_and_apply(const Record& record) VARVE_REQUIRES(state_mutex);
   /// What L and P, live and frozen, stand on; each once.
   [[nodiscard]] std::vector<OpaqueRoot> named_roots() const VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] bool pinned_by_pending(ChunkIndex chunk, Place place) const VARVE_REQUIRES(state_mutex);
+  /// By a pending snapshot, or by one that went and may return until the seal.
   [[nodiscard]] bool pinned(ChunkIndex chunk, Place place) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] bool home_is_free(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] Resolved resolve_live(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);

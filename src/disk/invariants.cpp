@@ -6,7 +6,8 @@
 
 namespace varve::disk {
 
-/// 3 and 5: nobody else finds bytes where these are about to be written. The caller's locks keep that so.
+/// 3 and 5: nobody else finds bytes where these are about to be written. The caller has looked, and its locks keep it so.
+/// (A snapshot may have gone since, and counts as pinning any place until the seal: none that it did not pin before.)
 void LiveDisk::Implementation::assert_may_write([[maybe_unused]] ChunkIndex first,
                                                 [[maybe_unused]] std::size_t chunks,
                                                 [[maybe_unused]] Place place) const {
@@ -14,9 +15,9 @@ void LiveDisk::Implementation::assert_may_write([[maybe_unused]] ChunkIndex firs
   MutexLock lock(state_mutex);
   for (ChunkIndex chunk = first; chunk < first + ChunkCount{chunks}; chunk += ChunkCount{1}) {
     if (state.places().get(chunk) == place) {
-      assert(!pinned(chunk, place));
+      assert(!pinned_by_pending(chunk, place));
     } else if (place.kind == PlaceKind::home) {
-      assert(home_is_free(chunk));
+      assert(!unsealed_homes.contains(chunk) && !pinned_by_pending(chunk, place));
     } else {
       assert(place.kind == PlaceKind::detour && chunks == 1);
       assert(place.slot < slot_count && !free_slots.contains(place.slot));

@@ -124,7 +124,7 @@ Status LiveDisk::Implementation::record_and_apply(const Record& record) {
   return {};
 }
 
-bool LiveDisk::Implementation::pinned(ChunkIndex chunk, Place place) const {
+bool LiveDisk::Implementation::pinned_by_pending(ChunkIndex chunk, Place place) const {
   // From the newest to the oldest, with the place that the chunk had at each freeze: one pass, however many are
   // pending.
   Place then = state.places().get(chunk);
@@ -135,6 +135,11 @@ bool LiveDisk::Implementation::pinned(ChunkIndex chunk, Place place) const {
     if (f.map_durable && !f.changed(chunk, blocks_per_chunk())) continue;
     if (state.inherited_place(i, chunk).value_or(then) == place) return true;
   }
+  return false;
+}
+
+bool LiveDisk::Implementation::pinned(ChunkIndex chunk, Place place) const {
+  if (pinned_by_pending(chunk, place)) return true;
   // Gone from memory, not yet from the sealed journal. Which place it had is not known any more: any.
   for (const auto& [position, f] : unsealed_snapshots) {
     if (chunk.value() < f->chunks.value() && (!f->map_durable || f->changed(chunk, blocks_per_chunk()))) return true;

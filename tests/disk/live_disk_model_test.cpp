@@ -269,10 +269,7 @@ class ModelRun {
   const bool verify_always_ = std::getenv("VARVE_MODEL_VERIFY") != nullptr;  ///< to find the operation that broke it
 };
 
-std::uint64_t operations() {
-  const char* text = std::getenv("VARVE_MODEL_OPERATIONS");
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : kDefaultOperations;
-}
+std::uint64_t operations() { return test::number_from("VARVE_MODEL_OPERATIONS", kDefaultOperations); }
 
 /// Many short runs: each starts with another option and a fresh journal.
 void run_model(const char* name, Shape shape, Trouble trouble, std::uint64_t share) {

@@ -41,11 +41,6 @@ constexpr std::size_t kMuch = 4096;
 constexpr std::size_t kWritesEvery = 4;
 constexpr std::size_t kUsualRounds = 150;
 
-std::size_t from_environment(const char* name, std::size_t usual) {
-  const char* text = std::getenv(name);
-  return text == nullptr ? usual : std::max<std::size_t>(1, std::strtoull(text, nullptr, 10));
-}
-
 enum class Ending { closed, killed };
 
 /// Everything that there is, in about 100 KiB beside the images: complete and pending snapshots, deleted ones, a clone,
@@ -363,8 +358,9 @@ void judge_in_memory(const Specimen& specimen, std::vector<Damage> damages, Seen
 void flip_bytes_of(const Specimen& specimen, std::uint64_t seed) {
   const Quiet quiet;
   std::mt19937_64 random(seed);
-  const std::size_t every = from_environment("VARVE_BIT_ROT_EVERY", kUsuallyEvery);
-  const std::size_t bulk_every = from_environment("VARVE_BIT_ROT_BULK_EVERY", every * kBulkLessOften);
+  const std::size_t every = std::max<std::size_t>(test::number_from("VARVE_BIT_ROT_EVERY", kUsuallyEvery), 1);
+  const std::size_t bulk_every =
+      std::max<std::size_t>(test::number_from("VARVE_BIT_ROT_BULK_EVERY", every * kBulkLessOften), 1);
   Seen seen;
   judge_in_memory(specimen, {}, seen, true);
   ASSERT_EQ(seen.lost_chunks + seen.raw_bytes + seen.refused_disks + seen.refused_stores, 0U);
@@ -432,7 +428,7 @@ TEST(BitRot, RandomDamageOfALargerStore) {
   std::mt19937_64 random(seed);
   const Specimen specimen = larger_store(seed);
   const std::vector<std::string> paths = checked_files(specimen);
-  const std::size_t rounds = from_environment("VARVE_BIT_ROT_ROUNDS", kUsualRounds);
+  const std::size_t rounds = test::number_from("VARVE_BIT_ROT_ROUNDS", kUsualRounds);
   Seen seen;
   for (std::size_t round = 0; round < rounds; ++round) {
     std::vector<Damage> damages;

@@ -569,10 +569,7 @@ class ModelRun {
   const bool trace_ = std::getenv("VARVE_MODEL_TRACE") != nullptr;
 };
 
-std::uint64_t operations() {
-  const char* text = std::getenv("VARVE_STORE_MODEL_OPERATIONS");
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : kDefaultOperations;
-}
+std::uint64_t operations() { return test::number_from("VARVE_STORE_MODEL_OPERATIONS", kDefaultOperations); }
 
 TEST(StoreModel, EveryImageHoldsWhatTheModelSaysThroughAnyOperationsKillsAndPowerLosses) {
   const std::uint64_t seed = test::seed_for("the store's model");

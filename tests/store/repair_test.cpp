@@ -132,8 +132,7 @@ void flip_and_repair(const Specimen& specimen, const std::string& path, std::siz
 void flip_all(const Specimen& specimen, std::uint64_t seed) {
   const Quiet quiet;
   std::mt19937_64 random(seed);
-  const char* text = std::getenv("VARVE_REPAIR_EVERY");
-  const std::size_t every = text == nullptr ? kUsuallyEvery : std::max(1ULL, std::strtoull(text, nullptr, 10));
+  const std::size_t every = std::max<std::size_t>(test::number_from("VARVE_REPAIR_EVERY", kUsuallyEvery), 1);
   Counts counts;
   for (const auto& [path, bytes] : specimen.files) {
     if (!is_pack(path)) continue;

@@ -285,9 +285,4 @@ std::vector<Scene> chosen_scenes() {
   return chosen;
 }
 
-std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
-  const char* text = std::getenv(variable);
-  return text != nullptr ? std::strtoull(text, nullptr, 10) : otherwise;
-}
-
 }  // namespace varve::test

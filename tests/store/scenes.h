@@ -19,7 +19,4 @@ struct Scene {
 /// Those that the environment names (VARVE_SCENE=NAME), else all.
 [[nodiscard]] std::vector<Scene> chosen_scenes();
 
-/// A number from the environment.
-[[nodiscard]] std::uint64_t number_from(const char* variable, std::uint64_t otherwise);
-
 }  // namespace varve::test

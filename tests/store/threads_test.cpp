@@ -3,6 +3,10 @@
 // A writer owns a region of each live image and writes whole chunks that say where they belong and in which turn. So a
 // snapshot is one instant if, for each writer, its chunks hold turns between the last that was acknowledged before the
 // snapshot was asked for and the last that was begun before it was there; and it never changes if its sum does not.
+//
+// In rounds, each on the store as the one before left it: closed in the midst of its commits, and opened again. The soak:
+// VARVE_SOAK_ROUNDS=300 with the thread sanitizer, half an hour.
+#include <fmt/format.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -24,11 +28,12 @@ namespace {
 using Content = std::vector<std::byte>;
 
 constexpr std::uint64_t kChunk = kMinChunkSize;
-constexpr std::uint64_t kWriters = 2;
-constexpr std::uint64_t kChunksPerWriter = 8;
+constexpr std::uint64_t kWriters = 8;
+constexpr std::uint64_t kChunksPerWriter = 4;
 constexpr std::uint64_t kChunks = kWriters * kChunksPerWriter;
 constexpr std::size_t kImage = kChunks * kChunk;
-constexpr std::chrono::seconds kRunTime{4};
+constexpr std::chrono::seconds kRoundTime{3};
+constexpr std::uint64_t kRounds = 2;
 constexpr std::size_t kMaxSnapshots = 12;
 
 /// All words of a chunk are one: half of a write, or another chunk's bytes, would show.
@@ -45,15 +50,35 @@ class Threads : public ::testing::Test {
     InitOptions init;
     init.chunk_size = ByteCount{kChunk};
     ASSERT_TRUE(Store::init(machine_.storage, init));
+    open();
+    written_ = make("written");
+    churned_ = make("churned");
+    target_ = make("target");
+    ASSERT_TRUE(churned_->take_snapshot("keep", {}));
+  }
+
+  void open() {
     OpenOptions options;
     options.chunk_cache_bytes = 1 * kMiB;
     options.node_cache_bytes = 1 * kMiB;
     auto opened = Store::open(test::environment_on(machine_), options);
     ASSERT_TRUE(opened) << opened.error().message;
     store_ = std::move(*opened);
-    written_ = make("written");
-    churned_ = make("churned");
-    ASSERT_TRUE(churned_->take_snapshot("keep", {}));
+  }
+
+  void reopen() {
+    std::array<DiskId, 3> ids{written_->id(), churned_->id(), target_->id()};
+    written_ = churned_ = target_ = nullptr;
+    ASSERT_TRUE(store_->close());
+    store_ = nullptr;
+    open();
+    ASSERT_NE(store_, nullptr);
+    std::array<std::shared_ptr<Disk>*, 3> disks{&written_, &churned_, &target_};
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      auto found = store_->disk(ids[i]);
+      ASSERT_TRUE(found) << found.error().message;
+      *disks[i] = *found;
+    }
   }
 
   std::shared_ptr<Disk> make(const std::string& name) {
@@ -113,7 +138,7 @@ class Threads : public ::testing::Test {
   }
 
   void write_turns(std::uint64_t writer) {
-    for (std::uint64_t turn = 1; running(); ++turn) {
+    for (std::uint64_t turn = turns_.begun[writer * kChunksPerWriter] + 1; running(); ++turn) {
       for (std::uint64_t i = 0; i < kChunksPerWriter; ++i) {
         const std::uint64_t chunk = writer * kChunksPerWriter + i;
         turns_.begun[chunk] = turn;
@@ -127,14 +152,14 @@ class Threads : public ::testing::Test {
   }
 
   void take() {
-    for (std::uint64_t number = 0; running(); ++number) {
+    while (running()) {
       if (written_->snapshots().size() >= kMaxSnapshots) {
         std::this_thread::sleep_for(std::chrono::milliseconds{1});
         continue;
       }
       std::array<std::uint64_t, kChunks> least{};
       for (std::uint64_t i = 0; i < kChunks; ++i) least[i] = turns_.acknowledged[i];
-      const std::string name = "s" + std::to_string(number);
+      const std::string name = "s" + std::to_string(names_++);
       const auto taken = written_->take_snapshot(name, {});
       ASSERT_TRUE(taken) << taken.error().message;
       std::array<std::uint64_t, kChunks> most{};
@@ -158,14 +183,13 @@ class Threads : public ::testing::Test {
   /// What it reads of a snapshot once, pending or complete, it reads for ever.
   void read() {
     std::mt19937_64 random(test::seed_for("the reader"));
-    std::map<SnapshotId, Content> seen;
     while (running()) {
       const auto chosen = any_snapshot(*written_, random);
       if (!chosen) continue;
       Content image = read_snapshot(*written_, chosen->id);
       if (image.empty()) continue;
       (void)turns_of(image, chosen->name);
-      const auto [it, first] = seen.try_emplace(chosen->id, std::move(image));
+      const auto [it, first] = seen_.try_emplace(chosen->id, std::move(image));
       if (!first) {
         EXPECT_EQ(image == it->second, true) << chosen->name << " changed";
         ++read_again_;
@@ -188,7 +212,7 @@ class Threads : public ::testing::Test {
     std::mt19937_64 random(test::seed_for("the renamer"));
     for (int number = 0; running(); ++number) {
       if (const auto chosen = any_snapshot(*written_, random)) {
-        const std::string name = "r" + std::to_string(number);
+        const std::string name = fmt::format("r{}-{}", round_, number);
         const auto renamed = written_->rename_snapshot(chosen->id, name);
         EXPECT_TRUE(renamed || is_one_of(renamed.error(), {ENOENT})) << renamed.error().message;
         const auto found = written_->find_snapshot(name);
@@ -204,16 +228,15 @@ class Threads : public ::testing::Test {
   /// Restores and copies to a disk of its own, from disks in use; each is an image that was.
   void restore_and_copy() {
     std::mt19937_64 random(test::seed_for("the restorer"));
-    auto target = make("target");
     while (running()) {
       const auto chosen = any_snapshot(*written_, random);
       if (!chosen) continue;
       Status done;
       if (random() % 2 == 0) {
-        done = store_->restore(written_, chosen->id, target);
+        done = store_->restore(written_, chosen->id, target_);
       } else {
         const SnapshotId from = random() % 3 == 0 ? SnapshotId{0} : chosen->id;
-        const auto copied = store_->copy_range({written_, from}, ByteOffset{0}, target, ByteOffset{0}, ByteCount{kImage});
+        const auto copied = store_->copy_range({written_, from}, ByteOffset{0}, target_, ByteOffset{0}, ByteCount{kImage});
         if (!copied) done = tl::unexpected(copied.error());
       }
       if (!done) {
@@ -221,7 +244,7 @@ class Threads : public ::testing::Test {
         continue;
       }
       Content image(kImage);
-      const auto got = target->live().read(ByteOffset{0}, image);
+      const auto got = target_->live().read(ByteOffset{0}, image);
       ASSERT_TRUE(got) << got.error().message;
       (void)turns_of(image, "the copy of " + chosen->name);
       ++copied_;
@@ -274,28 +297,39 @@ class Threads : public ::testing::Test {
   std::unique_ptr<Store> store_;
   std::shared_ptr<Disk> written_;
   std::shared_ptr<Disk> churned_;
+  std::shared_ptr<Disk> target_;  ///< the restorer's own
   Turns turns_;
   std::atomic<int> taken_{0};
   std::atomic<int> read_again_{0};
   std::atomic<int> copied_{0};
   std::atomic<int> cloned_{0};
   std::atomic<int> checked_{0};
-  std::chrono::steady_clock::time_point end_ = std::chrono::steady_clock::now() + kRunTime;
+  std::uint64_t round_ = 0;
+  std::uint64_t names_ = 0;
+  std::map<SnapshotId, Content> seen_;  ///< the reader's own, of all rounds
+  std::chrono::steady_clock::time_point end_;
 };
 
 TEST_F(Threads, EverythingAtOnceShowsNoImageThatNeverWas) {
-  std::vector<std::thread> threads;
-  for (std::uint64_t writer = 0; writer < kWriters; ++writer) threads.emplace_back([this, writer] { write_turns(writer); });
-  threads.emplace_back([this] { take(); });
-  threads.emplace_back([this] { read(); });
-  threads.emplace_back([this] { remove(); });
-  threads.emplace_back([this] { rename(); });
-  threads.emplace_back([this] { restore_and_copy(); });
-  threads.emplace_back([this] { clone(); });
-  threads.emplace_back([this] { check_and_collect(); });
-  threads.emplace_back([this] { look(); });
-  for (auto& thread : threads) thread.join();
-  if (HasFailure()) return;
+  const std::uint64_t rounds = test::number_from("VARVE_SOAK_ROUNDS", kRounds);
+  for (round_ = 0; round_ < rounds && !HasFailure(); ++round_) {
+    end_ = std::chrono::steady_clock::now() + kRoundTime;
+    std::vector<std::thread> threads;
+    for (std::uint64_t writer = 0; writer < kWriters; ++writer) {
+      threads.emplace_back([this, writer] { write_turns(writer); });
+    }
+    threads.emplace_back([this] { take(); });
+    threads.emplace_back([this] { read(); });
+    threads.emplace_back([this] { remove(); });
+    threads.emplace_back([this] { rename(); });
+    threads.emplace_back([this] { restore_and_copy(); });
+    threads.emplace_back([this] { clone(); });
+    threads.emplace_back([this] { check_and_collect(); });
+    threads.emplace_back([this] { look(); });
+    for (auto& thread : threads) thread.join();
+    if (HasFailure()) return;
+    reopen();
+  }
   EXPECT_GT(taken_, 0);
   EXPECT_GT(read_again_, 0);
   EXPECT_GT(copied_, 0);

@@ -19,11 +19,13 @@ std::uint64_t seed_for(std::string_view what) {
   return seed;
 }
 
+std::uint64_t number_from(const char* variable, std::uint64_t otherwise) {
+  const char* given = std::getenv(variable);
+  return given != nullptr ? std::strtoull(given, nullptr, 0) : otherwise;
+}
+
 std::uint64_t stride() {
-  static const std::uint64_t value = [] {
-    const char* given = std::getenv("VARVE_TEST_STRIDE");
-    return std::max<std::uint64_t>(given != nullptr ? std::strtoull(given, nullptr, 0) : 1, 1);
-  }();
+  static const std::uint64_t value = std::max<std::uint64_t>(number_from("VARVE_TEST_STRIDE", 1), 1);
   return value;
 }
 
