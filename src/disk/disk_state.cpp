@@ -331,6 +331,16 @@ Status DiskState::apply_one(const record::Committed& r, Released& released) {
   return {};
 }
 
+bool DiskState::pending_needs_parent() const {
+  return std::ranges::any_of(pending_, [&](const PendingState& p) { return p.incarnation == parent_incarnation_; });
+}
+
+Status DiskState::apply_one(const record::ParentReplaced& r, Released&) {
+  if (pending_needs_parent()) return impossible("the parent was replaced under a pending snapshot");
+  parent_root_ = r.root;
+  return {};
+}
+
 Status DiskState::apply_one(const record::FrozenChunks& r, Released&) {
   VARVE_TRY_ASSIGN(PendingState * pending, find(r.id));
   if (r.page >= kMaxChunksPerImage / kPageChunks) return impossible("changed chunks behind every end");

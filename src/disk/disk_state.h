@@ -94,6 +94,9 @@ class DiskState {
   }
   /// The stored P, whomever it belongs to.
   [[nodiscard]] const OpaqueRoot& stored_parent_root() const { return parent_root_; }
+  [[nodiscard]] Incarnation parent_incarnation() const { return parent_incarnation_; }
+  /// Whether some pending snapshot finds there what it did not change.
+  [[nodiscard]] bool pending_needs_parent() const;
   [[nodiscard]] std::uint64_t next_map() const { return next_map_; }
 
   /// The last record applied was Clean; its change maps.
@@ -131,6 +134,7 @@ class DiskState {
   Status apply_one(const record::MapWhole& r, Released& released);
   Status apply_one(const record::Modified& r, Released& released);
   Status apply_one(const record::SegmentsCleared& r, Released& released);
+  Status apply_one(const record::ParentReplaced& r, Released& released);
   Status apply_one(const record::State& r, Released& released);
   Status apply_one(const record::PlacePage& r, Released& released);
   Status apply_one(const record::Segment& r, Released& released);

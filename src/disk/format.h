@@ -146,6 +146,9 @@ struct Modified {  ///< 18: the time of the last write was set
 struct SegmentsCleared {  ///< 19: no live chunk is Base; L is empty
   std::uint8_t zero = 0;
 };
+struct ParentReplaced {  ///< 20: P is `root`; what differs was marked as changed before
+  OpaqueRoot root;
+};
 // Compaction writes the state as it is:
 struct State {  ///< 32: first in a compacted journal
   std::uint8_t exists = 0;
@@ -192,8 +195,8 @@ using Record = std::variant<record::Size, record::Image, record::Places, record:
                             record::Freeze, record::PendingUpdated, record::PendingDropped, record::Committed,
                             record::Seal, record::Opened, record::Clean, record::FrozenChunks, record::MapKept,
                             record::Inherited, record::MapPage, record::MapWhole, record::Modified,
-                            record::SegmentsCleared, record::State, record::PlacePage, record::Segment,
-                            record::Pending>;
+                            record::SegmentsCleared, record::ParentReplaced, record::State, record::PlacePage,
+                            record::Segment, record::Pending>;
 
 constexpr std::size_t kJournalHeaderSize = 64;
 constexpr std::size_t kRecordHeaderSize = 16;

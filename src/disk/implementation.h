@@ -265,6 +265,9 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Status drop(SnapshotId id) VARVE_REQUIRES(gate);
   void append_inherited(std::size_t position, std::vector<Record>& records) const VARVE_REQUIRES(state_mutex);
 
+  // --- parent.cpp ---
+  void mark_differing(ChunkIndex first, ChunkCount count) VARVE_EXCLUDES(gate, state_mutex);
+
   // --- upkeep.cpp ---
   [[nodiscard]] Result<bool> move_one_home(ChunkIndex chunk) VARVE_EXCLUDES(gate);
   [[nodiscard]] std::vector<ChunkIndex> detours_to_move(std::size_t most) VARVE_EXCLUDES(state_mutex);

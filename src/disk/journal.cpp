@@ -30,7 +30,8 @@ bool gives_back(const Record& record) {
          std::holds_alternative<record::Inherited>(record) || std::holds_alternative<record::FrozenChunks>(record) ||
          std::holds_alternative<record::MapKept>(record) || std::holds_alternative<record::Committed>(record) ||
          std::holds_alternative<record::Size>(record) || std::holds_alternative<record::Image>(record) ||
-         std::holds_alternative<record::SegmentsCleared>(record) || std::holds_alternative<record::Opened>(record);
+         std::holds_alternative<record::SegmentsCleared>(record) || std::holds_alternative<record::Opened>(record) ||
+         std::holds_alternative<record::ParentReplaced>(record);
 }
 
 /// A window that slides over the file: memory is the largest record, whatever the file claims to be.

@@ -102,7 +102,8 @@ Status LiveDisk::Implementation::record_and_apply(const Record& record) {
   const bool may_free_roots =
       (splice != nullptr && state.segments().overlaps(ChunkIndex{splice->first}, ChunkCount{splice->count})) ||
       std::holds_alternative<record::Replace>(record) || std::holds_alternative<record::Image>(record) ||
- std::holds_alternative<record::SegmentsCleared>(record) ||
+      std::holds_alternative<record::SegmentsCleared>(record) ||
+      std::holds_alternative<record::ParentReplaced>(record) ||
       std::holds_alternative<record::Committed>(record) || std::holds_alternative<record::PendingDropped>(record);
   const auto roots = may_free_roots ? named_roots() : std::vector<OpaqueRoot>{};
   VARVE_TRY(journal->append(record));

@@ -213,6 +213,7 @@ Status DiskEntry::remove_image() {
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
   VARVE_TRY(live_->remove_image());
+  parent_may_be_gone_ = true;
   touch();
   return {};
 }
@@ -445,6 +446,7 @@ Status DiskEntry::remove_closed_snapshot(SnapshotId id) {
     MutexLock images(images_mutex_);
     images_.erase(id);
   }
+  parent_may_be_gone_ = true;
   touch();
   return {};
 }
@@ -681,6 +683,7 @@ Result<bool> DiskEntry::upkeep() {
   // none: its detours would stay for ever.
   if (moved == 0 && !live_->latched() && live_->counters().detour_chunks > 0) VARVE_TRY(live_->flush());
   VARVE_TRY(live_->tidy());
+  VARVE_TRY(let_parent_fall_back());
   services_.reserve->fill();
   VARVE_TRY(log_->checkpoint_if_due());
   return moved > 0 || live_->counters().unswept_chunks > 0;

@@ -87,6 +87,9 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   [[nodiscard]] Result<bool> commit_one();
   /// A slice of upkeep: moves home, tidies, checkpoints. True when there is more to do now.
   [[nodiscard]] Result<bool> upkeep();
+  /// When the snapshot that P is was deleted: P becomes the map of the one before it. ECANCELED and the like are left to
+  /// the next round of upkeep.
+  [[nodiscard]] Status let_parent_fall_back();
   [[nodiscard]] Status close();
   [[nodiscard]] const catalog::DiskLog& log() const { return *log_; }
 
@@ -122,6 +125,9 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   [[nodiscard]] std::optional<disk::PendingInfo> find_pending(SnapshotId id) const;
   [[nodiscard]] Status remove_closed_snapshot(SnapshotId id);
   [[nodiscard]] Status settle_one(SnapshotId id) VARVE_REQUIRES(operations_);
+  [[nodiscard]] Status replace_parent(const disk::ParentMap& parent);
+  [[nodiscard]] Result<std::optional<chunks::MaybeRef>> next_parent(const disk::ParentMap& parent,
+                                                                    chunks::RootRegistry::Hold& hold);
   void doom(SnapshotId id);
   void spare(SnapshotId id);
   /// Does it on the complete image, or on the pending one while it is pending.
@@ -138,6 +144,7 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   const std::shared_ptr<ImageUses> uses_;
   std::atomic<bool> removed_{false};
   std::atomic<std::int64_t> modified_;
+  std::atomic<bool> parent_may_be_gone_{true};  ///< P may be the map of a snapshot that was deleted
 
   mutable Mutex operations_;
   SnapshotId next_id_ VARVE_GUARDED_BY(operations_);

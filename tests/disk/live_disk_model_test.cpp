@@ -85,6 +85,7 @@ class ModelRun {
         {40, &ModelRun::tidy},    {20, &ModelRun::collect},    {8, &ModelRun::close},       {10, &ModelRun::kill},
         {8, &ModelRun::lose},     {25, &ModelRun::die_later},  {60, &ModelRun::verify},     {6, &ModelRun::forget},
         {4, &ModelRun::settle},   {5, &ModelRun::preallocate}, {12, &ModelRun::fail_later}, {3, &ModelRun::drain},
+        {25, &ModelRun::fall_back},
     };
     static const std::uint64_t total = [] {
       std::uint64_t sum = 0;
@@ -213,6 +214,12 @@ class ModelRun {
   }
   void replace() { disk_.replace(some_complete()); }
   void remove() { disk_.remove(); }
+  /// P's snapshot is deleted, and another, or none, takes its place.
+  void fall_back() {
+    const auto& complete = disk_.complete();
+    disk_.replace_parent(complete.empty() || one_in(4) ? OpaqueRoot{} : complete[below(complete.size())].root);
+    if (one_in(2)) disk_.collect();
+  }
   void move_home() { disk_.move_home(1 + below(6)); }
   void tidy() { disk_.tidy(); }
   void collect() { disk_.collect(); }

@@ -360,6 +360,33 @@ bool ModeledDisk::close_and_open() {
   return opened.has_value();
 }
 
+/// Calls `mark` where the maps have different bytes, or one has none.
+Status ModeledDisk::differences(const OpaqueRoot& from, const OpaqueRoot& to, const disk::MarkChunks& mark) {
+  VARVE_TRY_ASSIGN(const FakeBase::Chunks old, base_.chunks_of(from));
+  VARVE_TRY_ASSIGN(const FakeBase::Chunks now, base_.chunks_of(to));
+  std::set<std::uint64_t> all;
+  for (const auto& [chunk, unused] : old) all.insert(chunk);
+  for (const auto& [chunk, unused] : now) all.insert(chunk);
+  for (const std::uint64_t chunk : all) {
+    const auto before = old.find(chunk);
+    const auto after = now.find(chunk);
+    const bool same = before != old.end() && after != now.end() && *before->second == *after->second;
+    if (!same) mark(ChunkIndex{chunk}, ChunkCount{1});
+  }
+  return {};
+}
+
+bool ModeledDisk::replace_parent(const OpaqueRoot& root) {
+  if (!ready()) return false;
+  const auto parent = disk_->parent();
+  if (parent.needed_pending) return false;
+  return perform("replace parent", state_, Outcome::whole, Durable::all, [&]() -> Status {
+    return disk_->replace_parent(parent.root, root, [&](const disk::MarkChunks& mark) -> Status {
+      return parent.needed_live ? differences(parent.root, root, mark) : Status{};
+    });
+  });
+}
+
 void ModeledDisk::collect() {
   if (!ready()) return;
   auto held = disk_->roots();

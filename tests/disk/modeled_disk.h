@@ -84,6 +84,8 @@ class ModeledDisk {
   bool splice(std::uint64_t first, std::uint64_t count, const Complete& from, std::uint64_t source,
               std::uint64_t size_at_least);
   bool replace(const Complete& from);
+  /// P becomes a complete snapshot's map, or none, as after the deletion of what it was.
+  bool replace_parent(const OpaqueRoot& root);
   bool move_home(std::size_t chunks, std::size_t* moved = nullptr);
   bool tidy();
   bool close_and_open();
@@ -154,6 +156,7 @@ class ModeledDisk {
   void adopt_pending();
   void adopt_live();
   Result<FakeBase::Chunks> rebuild(const Pending& pending);
+  Status differences(const OpaqueRoot& from, const OpaqueRoot& to, const disk::MarkChunks& mark);
 
   Machine machine_;
   FakeBase base_;

@@ -81,6 +81,7 @@ std::vector<Record> some_records() {
           record::PendingUpdated{1, "b", "{}"},
           record::Inherited{1, 2, {PlaceKind::home, 0}},
           record::Committed{1, root},
+          record::ParentReplaced{OpaqueRoot{}},
           record::Replace{2, 9 * kMinChunkSize, root},
           record::Modified{5},
           page,

@@ -231,6 +231,26 @@ void collects(ModeledStore& store) {
   store.collect();
 }
 
+/// The live disk's parent goes: to an older one, with a pending one in between, to none.
+void falls_back(ModeledStore& store) {
+  store.commit("a");
+  store.write("a", 3 * kChunk, 100);
+  store.remove_snapshot("a", "s2");
+  store.upkeep("a");
+  store.collect();
+  store.snapshot("a", "x1");
+  store.commit("a");
+  store.snapshot("a", "x2");
+  store.remove_snapshot("a", "x1");
+  store.upkeep("a");
+  store.remove_snapshot("a", "x2");
+  store.remove_snapshot("a", "s1");
+  store.upkeep("a");
+  store.collect();
+  store.snapshot("a", "x3");
+  store.commit("a");
+}
+
 void remounts(ModeledStore& store) {
   store.write("a", 0, kChunk);
   store.remount();
@@ -270,6 +290,7 @@ const std::vector<Scene>& scenes() {
       {"RemovesTheDisk", an_almost_empty_disk, removes_the_disk},
       {"Copies", two_disks, copies},
       {"Collects", two_disks, collects},
+      {"FallsBack", a_pending_snapshot, falls_back},
       {"Remounts", two_disks, remounts},
       {"ManyLogRecords", a_complete_snapshot, many_log_records},
   };

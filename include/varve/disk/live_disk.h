@@ -11,6 +11,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <optional>
 #include <span>
@@ -77,6 +78,16 @@ struct CopyRun {
   OpaqueRoot root;    ///< shared only
   ChunkIndex source;  ///< shared only: the chunk in `root` that `first` equals
 };
+
+/// P: what is unchanged since the newest complete snapshot.
+struct ParentMap {
+  OpaqueRoot root;
+  Incarnation incarnation;
+  bool needed_live = false;     ///< by the live image, which is of this incarnation
+  bool needed_pending = false;  ///< by a pending snapshot: then it cannot be replaced
+  bool also_base = false;       ///< L names the same root, the live image's or a pending snapshot's
+};
+using MarkChunks = std::function<void(ChunkIndex first, ChunkCount count)>;
 
 enum class Opened { fresh, clean, killed, power_lost };
 
@@ -192,6 +203,14 @@ class LiveDisk {
   [[nodiscard]] Status read_frozen(SnapshotId id, ChunkIndex chunk, std::span<std::byte> out);
   /// The log has it: P of the successor becomes `root`, durably, then the pending snapshot and its pins are gone.
   [[nodiscard]] Status committed(SnapshotId id, const OpaqueRoot& root);
+
+  // --- P, when the snapshot it was is deleted ---
+  [[nodiscard]] ParentMap parent() const;
+  /// P becomes `root` where it is `from`. `differences` is called once and gives `mark` every chunk at which the two maps
+  /// differ; these count as changed before P is switched. Durable on return; an error leaves P as it was, and perhaps
+  /// chunks marked that need not be. EAGAIN: a snapshot was frozen meanwhile, or P is another or needed as it is.
+  [[nodiscard]] Status replace_parent(const OpaqueRoot& from, const OpaqueRoot& root,
+                                      const std::function<Status(const MarkChunks& mark)>& differences);
 
   // --- upkeep (one background thread) ---
   /// Moves up to `max_chunks` detours home; the number moved. 0: nothing to move now.
