@@ -24,7 +24,9 @@ constexpr std::uint64_t kPackShare = 32;
 constexpr std::uint64_t kReadaheadShare = 256;
 constexpr std::uint64_t kThreadShare = 32 * kMiB;  ///< one for each so many bytes
 
-constexpr int kArenas = 2;
+/// Chunks that come and go on sixteen threads leave holes in each arena: by default there are eight for each processor.
+constexpr int kArenas = 4;
+constexpr int kFewArenas = 2;
 constexpr int kKeptByAllocator = 256 * kKiB;
 constexpr const char* kOomScore = "/proc/self/oom_score_adj";
 constexpr int kOomScoreWanted = -900;  ///< that of the systemd unit
@@ -86,8 +88,8 @@ ByteCount usable_memory(const std::string& root) {
 }
 
 void spare_memory(const MemoryPlan& plan) {
+  ::mallopt(M_ARENA_MAX, plan.is_small ? kFewArenas : kArenas);
   if (plan.is_small) {
-    ::mallopt(M_ARENA_MAX, kArenas);
     ::mallopt(M_MMAP_THRESHOLD, kKeptByAllocator);
     ::mallopt(M_TRIM_THRESHOLD, kKeptByAllocator);
   }

@@ -26,9 +26,9 @@ struct MemoryPlan {
 /// in the place of /.
 [[nodiscard]] ByteCount usable_memory(const std::string& root = "");
 
-/// To be called before any thread is started and any privilege given up. With a small plan the allocator keeps less; and the kernel that is out of
-/// memory is asked to end others first, unless somebody has decided about that already: with us dies every filesystem
-/// that stands on our images. Without CAP_SYS_RESOURCE it cannot be asked.
+/// To be called before any thread is started and any privilege given up. With a small plan the allocator keeps less; and
+/// the kernel that is out of memory is asked to end others first, unless somebody has decided about that already: with
+/// us dies every filesystem that stands on our images. Without CAP_SYS_RESOURCE it cannot be asked.
 void spare_memory(const MemoryPlan& plan);
 
 }  // namespace varve::cli
