@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "diff.h"
 #include "mount.h"
 #include "print.h"
 #include "report.h"
@@ -165,6 +166,9 @@ int dispatch(const Options& options) {
       return run_restore(options);
     case Command::clone:
       return run_clone(options);
+    case Command::diff:
+      stop_when_interrupted();
+      return run_diff(options, context_of_caller());
     case Command::check:
       return run_check(options);
     case Command::collect:

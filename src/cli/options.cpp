@@ -120,6 +120,15 @@ void add_clone(CLI::App& app, Options& options) {
   add_json(clone, options);
 }
 
+void add_diff(CLI::App& app, Options& options) {
+  auto& diff = add_command(app, options, Command::diff, "diff", "where two images differ");
+  diff.add_option("A", options.image, kImageHelp)->type_name("")->required();
+  diff.add_option("B", options.name, "the same; of any disk in the store")->type_name("")->required();
+  diff.add_flag("--raw", options.raw, "only \"OFFSET LENGTH\" lines, in bytes, for tools");
+  add_store(diff, options);
+  add_json(diff, options);
+}
+
 void add_check(CLI::App& app, Options& options) {
   auto& check = add_command(app, options, Command::check, "check", "read and verify everything in a store");
   check.add_option("STORE", options.path, "the store's directory, or any path in its mount")->type_name("");
@@ -147,6 +156,7 @@ void build(CLI::App& app, Options& options) {
   add_info(app, options);
   add_restore(app, options);
   add_clone(app, options);
+  add_diff(app, options);
   add_check(app, options);
   add_collect(app, options);
   add_store(app, options);

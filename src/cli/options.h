@@ -23,7 +23,7 @@ enum ExitCode : int {
   kExitDamage = 3,  ///< `check` found damage, or left some unrepaired
 };
 
-enum class Command { init, mount, list, info, restore, clone, check, collect };
+enum class Command { init, mount, list, info, restore, clone, diff, check, collect };
 
 /// What was said. Words are as typed: image.h finds out what they mean.
 struct Options {
@@ -32,9 +32,10 @@ struct Options {
   std::optional<std::string> store;  ///< --store
   std::string path;                  ///< STORE of init, mount, check, collect; empty: not given
   std::string image;                 ///< DISK, DISK@SNAPSHOT or a path; empty: not given
-  std::string name;                  ///< NEW of clone
+  std::string name;                  ///< NEW of clone, B of diff
   std::optional<std::string> to;     ///< --to of restore
   bool repair = false;               ///< --repair of check
+  bool raw = false;                  ///< --raw of diff
   store::InitOptions init;
   std::string mountpoint;
   bool foreground = false;

@@ -22,6 +22,8 @@ constexpr std::chrono::milliseconds kUpkeepPause{2};
 /// all from the start.
 constexpr std::chrono::milliseconds kFirstRetry{500};
 constexpr std::chrono::milliseconds kLongestRetry{30'000};
+/// Some four seconds: what a passing trouble takes.
+constexpr int kFailuresInARow = 4;
 
 }  // namespace
 
@@ -101,16 +103,18 @@ std::shared_ptr<DiskEntry> Background::next_to_commit() {
 
 void Background::commit_loop() {
   while (auto disk = next_to_commit()) {
-    commit_ended(disk->id(), !commit_all_of(*disk));
+    commit_ended(disk->id(), commit_all_of(*disk));
   }
 }
 
-void Background::commit_ended(DiskId id, bool failed) {
+void Background::commit_ended(DiskId id, const Status& ended) {
   {
     MutexLock lock(mutex_);
     running_.erase(id);
-    if (failed) {
+    if (!ended) {
       Retry& retry = retries_[id];
+      ++retry.failures;
+      retry.last = ended.error();
       retry.pause = std::clamp(retry.pause * 2, kFirstRetry, kLongestRetry);
       retry.not_before = std::chrono::steady_clock::now() + retry.pause;
       wanted_.insert(id);
@@ -122,16 +126,23 @@ void Background::commit_ended(DiskId id, bool failed) {
   commit_wanted_.notify_one();
 }
 
-bool Background::commit_all_of(DiskEntry& disk) {
+Status Background::trouble_with(DiskId id) {
+  MutexLock lock(mutex_);
+  const auto retry = retries_.find(id);
+  if (retry == retries_.end() || retry->second.failures < kFailuresInARow) return {};
+  return tl::unexpected(retry->second.last.in("the snapshot cannot be completed for now"));
+}
+
+Status Background::commit_all_of(DiskEntry& disk) {
   for (;;) {
     auto more = disk.commit_one();
-    if (more && !*more) return true;
+    if (more && !*more) return {};
     if (more) continue;
     // A cancelled one is wanted again by whoever cancelled it.
-    if (more.error().code == ECANCELED) return true;
+    if (more.error().code == ECANCELED) return {};
     log::error("disk {}: a snapshot stays pending, its commit is tried again: {}", quoted(disk.name()),
                more.error().message);
-    return false;
+    return tl::unexpected(std::move(more).error());
   }
 }
 

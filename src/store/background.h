@@ -28,14 +28,17 @@ class Background {
 
   /// A disk has something pending. Any thread, never waits.
   void want_commit(DiskId id) VARVE_EXCLUDES(mutex_);
+  /// The last error, when commits of a disk have failed kFailuresInARow times without one between that succeeded: they
+  /// go on, but who waits for one need not. Any thread.
+  [[nodiscard]] Status trouble_with(DiskId id) VARVE_EXCLUDES(mutex_);
 
  private:
   void commit_loop() VARVE_EXCLUDES(mutex_);
   void upkeep_loop() VARVE_EXCLUDES(mutex_);
   [[nodiscard]] std::shared_ptr<DiskEntry> next_to_commit() VARVE_EXCLUDES(mutex_);
-  /// False: a commit failed and is to be tried again.
-  [[nodiscard]] bool commit_all_of(DiskEntry& disk) VARVE_EXCLUDES(mutex_);
-  void commit_ended(DiskId id, bool failed) VARVE_EXCLUDES(mutex_);
+  /// An error: a commit failed and is to be tried again.
+  [[nodiscard]] Status commit_all_of(DiskEntry& disk) VARVE_EXCLUDES(mutex_);
+  void commit_ended(DiskId id, const Status& ended) VARVE_EXCLUDES(mutex_);
   [[nodiscard]] bool upkeep_round();
 
   Services& services_;
@@ -50,6 +53,8 @@ class Background {
   struct Retry {
     std::chrono::steady_clock::time_point not_before;
     std::chrono::milliseconds pause{0};
+    int failures = 0;  ///< in a row
+    Error last;
   };
   std::unordered_map<DiskId, Retry> retries_ VARVE_GUARDED_BY(mutex_);
   std::unordered_set<DiskId> running_ VARVE_GUARDED_BY(mutex_);

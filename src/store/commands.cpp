@@ -192,6 +192,48 @@ Result<json> run_clone(Store& store, const json& request, const CommandContext& 
   return json{{"disk", made->name()}, {"from", std::move(from)}, {"size", made->live().info().size.value()}};
 }
 
+/// Extents in one part of the answer.
+constexpr std::size_t kExtentsAtATime = 1024;
+
+Result<ImageName> image_of_request(Store& store, const json& request, const char* key) {
+  const auto found = request.find(key);
+  if (found == request.end() || !found->is_object()) {
+    return fail_refused(EINVAL, fmt::format("\"{}\" of a request must be an object that names an image", key));
+  }
+  return requested_image(store, *found, Wanted::image);
+}
+
+json name_of(const ImageName& image, ByteCount size) {
+  json out{{"disk", image.disk->name()}, {"size", size.value()}};
+  if (image.snapshot == SnapshotId{}) return out;
+  // One that was deleted meanwhile was compared all the same.
+  if (const auto info = image.disk->snapshot(image.snapshot)) out["snapshot"] = info->name;
+  return out;
+}
+
+Result<json> run_diff(Store& store, const json& request, const CommandContext& context) {
+  VARVE_TRY_ASSIGN(const auto a, image_of_request(store, request, "a"));
+  VARVE_TRY_ASSIGN(const auto b, image_of_request(store, request, "b"));
+  json extents = json::array();
+  std::uint64_t count = 0;
+  std::uint64_t bytes = 0;
+  const auto send = [&]() -> Status {
+    if (extents.empty()) return {};
+    json part{{"extents", std::move(extents)}};
+    extents = json::array();
+    return context.part(part);
+  };
+  const auto visit = [&](const snapshot::Extent& extent) -> Status {
+    ++count;
+    bytes += extent.count.value();
+    extents.push_back(json::array({extent.at.value(), extent.count.value()}));
+    return extents.size() < kExtentsAtATime ? Status{} : send();
+  };
+  VARVE_TRY_ASSIGN(const auto sizes, store.diff(a, b, visit, context.progress, context.stop));
+  VARVE_TRY(send());
+  return json{{"a", name_of(a, sizes.a)}, {"b", name_of(b, sizes.b)}, {"extents", count}, {"bytes", bytes}};
+}
+
 json result_of(const CheckReport& report) {
   json damaged = json::array();
   for (const auto& damage : report.records.damaged) {
@@ -240,7 +282,8 @@ struct Command {
 
 constexpr std::array kCommands{
     Command{"status", run_status}, Command{"list", run_list},   Command{"info", run_info},
-    Command{"restore", run_restore}, Command{"clone", run_clone}, Command{"check", run_check},
+    Command{"restore", run_restore}, Command{"clone", run_clone}, Command{"diff", run_diff},
+    Command{"check", run_check},
     Command{"collect", run_collect},
 };
 

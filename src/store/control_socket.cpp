@@ -98,6 +98,21 @@ bool send_all(int socket, std::string_view bytes) {
   return true;
 }
 
+/// As long as it takes, unless `stop`. False as above.
+bool send_patiently(int socket, std::string_view bytes, const std::function<bool()>& stop) {
+  while (!bytes.empty()) {
+    const auto sent = os::retry([&] { return ::send(socket, bytes.data(), bytes.size(), MSG_NOSIGNAL | MSG_DONTWAIT); });
+    if (sent > 0) {
+      bytes.remove_prefix(static_cast<std::size_t>(sent));
+      continue;
+    }
+    if (sent == 0 || (errno != EAGAIN && errno != EWOULDBLOCK) || stop()) return false;
+    pollfd entry{socket, POLLOUT, 0};
+    static_cast<void>(::poll(&entry, 1, static_cast<int>(kProgressInterval.count())));
+  }
+  return true;
+}
+
 void set_timeouts(int socket) {
   const timeval limit{kControlTimeout.count(), 0};
   ::setsockopt(socket, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof limit);
@@ -280,6 +295,14 @@ Result<json> ControlServer::Implementation::answer(int socket, const json& reque
     if (!send_all(socket, to_line(json{{"progress", {{"done", done}, {"total", total}}}}))) gone = true;
   };
   context.stop = [&] { return stopping || gone || hung_up(socket); };
+  context.part = [&](const json& part) -> Status {
+    MutexLock lock(mutex);
+    if (gone || !send_patiently(socket, to_line(json{{"part", part}}), context.stop)) {
+      gone = true;
+      return fail(ECANCELED, ErrorKind::refused, "the client went away");
+    }
+    return {};
+  };
   try {
     return handler(request, context);
   } catch (const std::exception& exception) {
@@ -378,6 +401,7 @@ Result<json> ControlClient::call(const json& request, const CommandContext& cont
     if (!reply.is_object()) return fail(EIO, ErrorKind::system, "the daemon's answer was not understood");
     if (reply.contains("result")) return std::move(reply["result"]);
     if (reply.contains("error")) return tl::unexpected(error_from_json(reply["error"]));
+    if (const auto part = reply.find("part"); part != reply.end()) VARVE_TRY(context.part(*part));
     if (const auto progress = reply.value("progress", json()); progress.is_object()) {
       const auto number = [&](const char* key) {
         const auto found = progress.find(key);

@@ -8,6 +8,7 @@
 #include <array>
 #include <boost/filesystem.hpp>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <random>
 #include <set>
 #include <utility>
@@ -15,7 +16,9 @@
 #include "background.h"
 #include "check.h"
 #include "copy.h"
+#include "diff.h"
 #include "disk_entry.h"
+#include "instant.h"
 #include "report.h"
 #include "services.h"
 #include "settings.h"
@@ -33,8 +36,6 @@ constexpr std::size_t kMaxLockText = 4096;
 constexpr std::uint32_t kWritableByOthers = 0022;
 /// Disks are opened and closed side by side: each costs a few dozen reads and a few syncs, mostly waiting.
 constexpr std::size_t kOpenThreads = 8;
-/// A clone or restore of a snapshot that is still pending waits this long for its commit.
-constexpr std::chrono::minutes kCompletionWait{10};
 constexpr std::chrono::milliseconds kPollInterval{5};
 
 std::string random_id() {
@@ -45,7 +46,6 @@ std::string random_id() {
 }
 
 constexpr std::array<const char*, 3> kDirectories{"packs", "disks", "live"};
-constexpr int kCloneNames = 100;
 
 /// What an interrupted init may have left (and what mkfs makes), and nothing else, can be initialised. A store whose
 /// store.json was lost has its directories, too, and they are not empty: a new one on top would disown its disks.
@@ -116,6 +116,10 @@ class OpenStore final : public Store {
   Status restore(const std::shared_ptr<Disk>& from, SnapshotId snapshot, const std::shared_ptr<Disk>& to) override;
   Result<std::shared_ptr<Disk>> clone(const ImageName& from, const std::string& name,
                                       const Attributes& directory) override;
+  Result<DiffSizes> diff(const ImageName& a, const ImageName& b,
+                         const std::function<Status(const snapshot::Extent&)>& visit,
+                         const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                         const std::function<bool()>& stop) override;
 
   Result<os::Capacity> capacity() const override { return services_.storage->capacity(); }
   nlohmann::json status() const override { return report_status(*this, services_); }
@@ -181,11 +185,10 @@ class OpenStore final : public Store {
   void adopt(const std::shared_ptr<DiskEntry>& entry) VARVE_REQUIRES(table_mutex_);
   std::vector<std::shared_ptr<DiskEntry>> entries() const;
   Result<std::shared_ptr<DiskEntry>> entry(DiskId id) const;
-  Result<std::shared_ptr<const catalog::SnapshotEntry>> wait_complete(DiskEntry& disk, SnapshotId snapshot);
+  InstantHooks instant_hooks();
   Status replace_from(DiskEntry& from, SnapshotId snapshot, DiskEntry& to);
   Result<std::shared_ptr<DiskEntry>> clone_of(DiskEntry& source, SnapshotId snapshot, const std::string& name,
                                               const Attributes& directory);
-  Result<SnapshotInfo> take_for_clone(DiskEntry& source, const std::string& clone);
   void at_start();
   template <class Call>
   void observe(Call call);
@@ -514,30 +517,22 @@ Result<ByteCount> OpenStore::copy_range(const ImageName& from, ByteOffset from_a
                            static_cast<DiskEntry&>(*to), to_at, count);
 }
 
-/// A restore of a pending snapshot would have to copy bytes; its commit does that already, so it is waited for.
-Result<std::shared_ptr<const catalog::SnapshotEntry>> OpenStore::wait_complete(DiskEntry& disk, SnapshotId snapshot) {
-  const auto deadline = std::chrono::steady_clock::now() + kCompletionWait;
-  for (;;) {
-    auto entry = disk.complete(snapshot);
-    if (entry || entry.error().code != EAGAIN) return entry;
-    if (std::chrono::steady_clock::now() > deadline || services_.stopping) return entry;
-    if (background_) {
-      background_->want_commit(disk.id());
-      std::this_thread::sleep_for(kPollInterval);
-    } else {
+/// Of a restore or clone of a pending snapshot, too: it would have to copy bytes, and the commit does that already.
+InstantHooks OpenStore::instant_hooks() {
+  const auto help_commit = [this](DiskEntry& disk) -> Status {
+    if (!background_) {
       VARVE_TRY(disk.commit_one());
+      return {};
     }
-  }
+    background_->want_commit(disk.id());
+    return background_->trouble_with(disk.id());
+  };
+  return {services_, help_commit, [this](const std::function<void(Observer&)>& call) { observe(call); }};
 }
 
 Status OpenStore::replace_from(DiskEntry& from, SnapshotId snapshot, DiskEntry& to) {
-  VARVE_TRY_ASSIGN(const auto waited, wait_complete(from, snapshot));
   chunks::RootRegistry::Hold hold(services_.registry);
-  // Hold first, then look again: a snapshot that was deleted in between may have been collected.
-  if (!hold.try_hold_root(waited->root)) {
-    return fail(ENOENT, ErrorKind::absent, fmt::format("snapshot {} was deleted meanwhile", quoted(waited->name)));
-  }
-  VARVE_TRY_ASSIGN(const auto entry, from.complete(snapshot));
+  VARVE_TRY_ASSIGN(const auto entry, hold_complete(instant_hooks(), from, snapshot, hold, {}));
   return to.replace_image(*entry);
 }
 
@@ -551,45 +546,32 @@ Result<std::shared_ptr<Disk>> OpenStore::clone(const ImageName& from, const std:
                                                const Attributes& directory) {
   auto& source = static_cast<DiskEntry&>(*from.disk);
   VARVE_TRY_ASSIGN(const auto reserved, reserve(name));
+  const InstantHooks hooks = instant_hooks();
+  std::optional<TemporarySnapshot> taken;
   SnapshotId snapshot = from.snapshot;
-  if (from.snapshot == SnapshotId{0}) {
-    VARVE_TRY_ASSIGN(const auto taken, take_for_clone(source, name));
-    snapshot = taken.id;
+  if (snapshot == SnapshotId{0}) {
+    auto temporary = TemporarySnapshot::take(hooks, source, "clone");
+    if (!temporary) return tl::unexpected(temporary.error().in(fmt::format("cloning to {}", quoted(name))));
+    snapshot = taken.emplace(*std::move(temporary)).id();
   }
-  auto made = clone_of(source, snapshot, name, directory);
-  if (from.snapshot == SnapshotId{0}) {
-    const auto info = source.snapshot(snapshot);
-    if (auto removed = source.remove_snapshot(snapshot); !removed && removed.error().code != ENOENT) {
-      log::warning("a snapshot of {} that was taken for a clone stays: {}", quoted(source.name()),
-                   removed.error().message);
-    } else if (info) {
-      observe([&](Observer& observer) { observer.snapshot_gone(source.id(), snapshot, info->name); });
-    }
-  }
-  if (!made) return tl::unexpected(std::move(made).error());
-  auto published = publish(*made);
+  VARVE_TRY_ASSIGN(const auto made, clone_of(source, snapshot, name, directory));
+  auto published = publish(made);
   observe([&](Observer& observer) { observer.disk_appeared(published->id(), name); });
   return published;
 }
 
-/// The live image at one instant is a snapshot: taken for this, and removed. A crash leaves it, so its name may be in
-/// use.
-Result<SnapshotInfo> OpenStore::take_for_clone(DiskEntry& source, const std::string& clone) {
-  for (int attempt = 1;; ++attempt) {
-    auto taken = source.take_snapshot(fmt::format("clone-{}-{}", now().nanoseconds / 1'000'000'000, attempt),
-                                      source.directory_attributes());
-    if (!taken && taken.error().code == EEXIST && attempt < kCloneNames) continue;
-    if (!taken) return tl::unexpected(taken.error().in(fmt::format("cloning to {}", quoted(clone))));
-    observe([&](Observer& observer) { observer.snapshot_appeared(source.id(), taken->id, taken->name); });
-    return taken;
-  }
+Result<DiffSizes> OpenStore::diff(const ImageName& a, const ImageName& b,
+                                  const std::function<Status(const snapshot::Extent&)>& visit,
+                                  const std::function<void(std::uint64_t, std::uint64_t)>& progress,
+                                  const std::function<bool()>& stop) {
+  return diff_of_images(instant_hooks(), a, b, visit, progress, stop);
 }
 
 /// Seen by nobody until it has its image: one that failed can go without asking whether somebody uses it.
 Result<std::shared_ptr<DiskEntry>> OpenStore::clone_of(DiskEntry& source, SnapshotId snapshot, const std::string& name,
                                                        const Attributes& directory) {
   // The long part first: a crash meanwhile leaves no empty disk.
-  VARVE_TRY(wait_complete(source, snapshot));
+  VARVE_TRY(wait_complete(instant_hooks(), source, snapshot, {}));
   VARVE_TRY_ASSIGN(auto target, make_disk(take_disk_id(), name, directory));
   auto filled = replace_from(source, snapshot, *target);
   if (filled) return target;

@@ -77,6 +77,38 @@ TEST_F(Commands, ListShowsDisksByNameAndTheirSnapshots) {
   EXPECT_EQ((*snapshots)["snapshots"][1]["name"], "two");
 }
 
+TEST_F(Commands, DiffSpeaksInPartsAndNamesWhatItCompared) {
+  const auto disk = make_disk("a", 'a');
+  ASSERT_OK(disk->take_snapshot("one", {}));
+  // Every second block: 200,000 would be as well.
+  ASSERT_OK(disk->live().resize(ByteCount{64 * kMiB}));
+  for (std::uint64_t at = 0; at < 20 * kMiB; at += 8192) {
+    const std::vector<std::byte> block(4096, std::byte('x'));
+    ASSERT_OK(disk->live().write(ByteOffset{at}, block));
+  }
+  std::vector<std::pair<std::uint64_t, std::uint64_t>> extents;
+  std::size_t parts = 0;
+  CommandContext context;
+  context.part = [&](const json& part) -> Status {
+    ++parts;
+    for (const auto& extent : part["extents"]) extents.emplace_back(extent[0], extent[1]);
+    return {};
+  };
+  const json request{{"command", "diff"}, {"a", {{"image", "a@one"}}}, {"b", {{"disk", "a"}}}};
+  const auto answer = run_command(*store_, request, context);
+  ASSERT_OK(answer);
+  EXPECT_EQ(extents.size(), 20 * kMiB / 8192);
+  EXPECT_GT(parts, 1U);
+  for (std::size_t i = 0; i < extents.size(); ++i) EXPECT_EQ(extents[i], std::pair(i * 8192, std::uint64_t{4096}));
+  EXPECT_EQ((*answer)["extents"], extents.size());
+  EXPECT_EQ((*answer)["bytes"], extents.size() * 4096);
+  EXPECT_EQ((*answer)["a"], (json{{"disk", "a"}, {"snapshot", "one"}, {"size", kMiB}}));
+  EXPECT_EQ((*answer)["b"], (json{{"disk", "a"}, {"size", 64 * kMiB}}));
+  EXPECT_FAILS(run({{"command", "diff"}, {"a", {{"image", "a@one"}}}}), EINVAL);
+  EXPECT_FAILS(run({{"command", "diff"}, {"a", "a@one"}, {"b", "a"}}), EINVAL);
+  EXPECT_FAILS(run({{"command", "diff"}, {"a", {{"image", "a@one"}}}, {"b", {{"image", "a@two"}}}}), ENOENT);
+}
+
 TEST_F(Commands, RestoreMakesTheLiveImageTheSnapshot) {
   const auto disk = make_disk("web01", '1');
   ASSERT_OK(disk->take_snapshot("before", {}));

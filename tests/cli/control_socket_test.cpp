@@ -88,6 +88,61 @@ TEST_F(ControlSocket, CarriesErrorsWhole) {
   EXPECT_EQ(answer.error().message, "web01 is in use");
 }
 
+TEST_F(ControlSocket, CarriesPartsInOrderAndWaitsForWhoReadsThemSlowly) {
+  // Far more than the socket's buffers take.
+  constexpr int kParts = 300;
+  const std::string filling(20'000, 'x');
+  std::atomic<int> sent{0};
+  start([&](const json&, const CommandContext& context) -> Result<json> {
+    for (int i = 0; i < kParts; ++i) {
+      VARVE_TRY(context.part(json{{"number", i}, {"filling", filling}}));
+      sent = i + 1;
+    }
+    return json("done");
+  });
+  int next = 0;
+  CommandContext context;
+  context.part = [&](const json& part) -> Status {
+    if (next == 0) {
+      std::this_thread::sleep_for(300ms);
+      EXPECT_LT(sent, kParts) << "parts pile up somewhere";
+    }
+    EXPECT_EQ(part["number"], next);
+    ++next;
+    return {};
+  };
+  const auto answer = call(json::object(), context);
+  ASSERT_OK(answer);
+  EXPECT_EQ(*answer, "done");
+  EXPECT_EQ(next, kParts);
+}
+
+TEST_F(ControlSocket, AClientThatTakesNoMorePartsEndsTheCommand) {
+  std::atomic<bool> ended{false};
+  start([&](const json&, const CommandContext& context) -> Result<json> {
+    Status sent;
+    while (sent) sent = context.part(json(std::string(5000, 'x')));
+    ended = sent.error().code == ECANCELED;
+    return tl::unexpected(sent.error());
+  });
+  CommandContext context;
+  context.part = [](const json&) -> Status { return fail_system(ENOSPC, "noting it"); };
+  EXPECT_FAILS(call(json::object(), context), ENOSPC);
+  server_.reset();  // waits for it
+  EXPECT_TRUE(ended);
+}
+
+TEST_F(ControlSocket, AClientThatHangsDoesNotKeepTheServerFromEnding) {
+  start([&](const json&, const CommandContext& context) -> Result<json> {
+    Status sent;
+    while (sent) sent = context.part(json(std::string(5000, 'x')));
+    return tl::unexpected(sent.error());
+  });
+  const auto client = raw();
+  put(client, "{}\n");
+  server_.reset();
+}
+
 TEST_F(ControlSocket, IsForItsOwnerOnly) {
   start(echo);
   struct stat status {};

@@ -37,6 +37,12 @@ class EmptyStore final : public store::Store {
                                              const store::Attributes&) override {
     return absent();
   }
+  Result<store::DiffSizes> diff(const store::ImageName&, const store::ImageName&,
+                                const std::function<Status(const snapshot::Extent&)>&,
+                                const std::function<void(std::uint64_t, std::uint64_t)>&,
+                                const std::function<bool()>&) override {
+    return absent();
+  }
   Result<os::Capacity> capacity() const override { return os::Capacity{}; }
   nlohmann::json status() const override { return nlohmann::json::object(); }
   std::string metrics() const override { return {}; }

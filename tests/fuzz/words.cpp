@@ -54,6 +54,7 @@ Seeds request_seeds() {
   return seeds_of({R"({"command":"status"})", R"({"command":"list","disk":"web01"})",
                    R"({"command":"info","image":"a@b@c"})", R"({"command":"restore","disk":"a","snapshot":"b","to":"c"})",
                    R"({"command":"clone","image":"a","name":"b"})", R"({"command":"check","repair":true})",
+                   R"({"command":"diff","a":{"image":"a@b"},"b":{"disk":"a","snapshot":"c"}})",
                    R"({"command":"collect"})"});
 }
 

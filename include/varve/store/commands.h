@@ -7,6 +7,7 @@
 //   {"command": "info", IMAGE}
 //   {"command": "restore", IMAGE, "to": "web02"}                 IMAGE must be a snapshot; "to": optional, a disk
 //   {"command": "clone", IMAGE, "name": "web02"}
+//   {"command": "diff", "a": {IMAGE}, "b": {IMAGE}}               speaks in parts: {"extents": [[OFFSET, LENGTH], ...]}
 //   {"command": "check"}    {"command": "check", "repair": true}    {"command": "collect"}
 //
 // IMAGE is either "disk": NAME with an optional "snapshot": NAME, or "image": "DISK" or "DISK@SNAPSHOT" as people write
@@ -23,12 +24,15 @@
 
 namespace varve::store {
 
-/// On whose behalf a command runs, and how it speaks meanwhile. Both functions may be called from any thread.
+/// On whose behalf a command runs, and how it speaks meanwhile. The functions may be called from any thread.
 struct CommandContext {
   std::uint32_t user = 0;  ///< owner of what is made
   std::uint32_t group = 0;
   std::function<void(std::uint64_t done, std::uint64_t total)> progress = [](std::uint64_t, std::uint64_t) {};
   std::function<bool()> stop = [] { return false; };
+  /// Takes a piece of an answer that is too long to be one; as slowly as it likes. An error ends the command with it. Not
+  /// called by two threads at once.
+  std::function<Status(const nlohmann::json& part)> part = [](const nlohmann::json&) { return Status{}; };
 };
 
 /// Any thread; any JSON. EINVAL (refused) for a request that is not one of the above, naming what is wrong with it;

@@ -1,7 +1,7 @@
 // The daemon's door for `varve`: a Unix socket named `control` in the store, mode 0600, for root and the store's owner.
 //
 // One request a connection: one line of JSON (commands.h), at most kMaxRequestSize bytes. The answer is JSON lines:
-// any number of {"progress": {"done": N, "total": N}}, then one {"result": ...} or
+// any number of {"progress": {"done": N, "total": N}} and {"part": ...}, then one {"result": ...} or
 // {"error": {"code": ERRNO, "kind": "refused", "message": "..."}}, and the end of the connection. Closing the
 // connection stops the command.
 #pragma once
@@ -23,7 +23,8 @@ constexpr std::size_t kMaxRequestSize = 64 * kKiB;
 constexpr std::size_t kMaxReplySize = 256 * kMiB;
 /// Connections served at once; each more is told so and closed.
 constexpr std::size_t kMaxConnections = 16;
-/// How long a client may take to send its request, or to accept a part of the answer.
+/// How long a client may take to send its request, or to accept progress and result. {"part": ...} lines wait as long as
+/// the client is there: it may be working on the last one, and the command behind them stands still meanwhile.
 constexpr std::chrono::seconds kControlTimeout{10};
 
 /// Serves a store until it is destroyed.

@@ -15,6 +15,7 @@
 #include "varve/os/storage.h"
 #include "varve/snapshot/check.h"
 #include "varve/snapshot/collect.h"
+#include "varve/snapshot/diff.h"
 #include "varve/snapshot/repair.h"
 #include "varve/store/disk.h"
 
@@ -74,6 +75,11 @@ struct RepairReport {
   CheckReport after;  ///< a check of everything, when all was done
 };
 
+struct DiffSizes {
+  ByteCount a;
+  ByteCount b;
+};
+
 /// What a Store stands on; a test puts doubles here.
 struct Environment {
   std::unique_ptr<os::Storage> storage;
@@ -127,6 +133,15 @@ class Store {
   /// A new disk with the image of a snapshot, or of the live image (a snapshot that is taken for it and removed).
   [[nodiscard]] virtual Result<std::shared_ptr<Disk>> clone(const ImageName& from, const std::string& name,
                                                             const Attributes& directory) = 0;
+
+  /// Where two images read differently: extents as snapshot::diff_images, with its errors. A pending snapshot is
+  /// waited for until it is complete, and of a live image a snapshot is taken, and removed again: also ECANCELED,
+  /// ENODATA without a live image, what refuses snapshots, and the error of a commit that fails time and again. `visit`
+  /// may take as long as it likes; images may be changed and deleted meanwhile.
+  [[nodiscard]] virtual Result<DiffSizes> diff(const ImageName& a, const ImageName& b,
+                                               const std::function<Status(const snapshot::Extent&)>& visit,
+                                               const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
+                                               const std::function<bool()>& stop) = 0;
 
   [[nodiscard]] virtual Result<os::Capacity> capacity() const = 0;
   /// The content of .varve/status.json and .varve/metrics.
