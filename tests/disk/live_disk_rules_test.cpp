@@ -128,6 +128,28 @@ TEST_F(LiveDiskRules, Rule1AHomeIsNotWrittenWhileASnapshotStillFindsItsBytesTher
   disk().drain();
 }
 
+/// A snapshot that is dropped leaves its successor the slot where only it froze a chunk.
+TEST_F(LiveDiskRules, Rule1ASlotThatTheSuccessorHasInheritedIsNotReused) {
+  disk().freeze();
+  disk().write_stamped(0, kTestChunk);  // in a detour
+  disk().freeze();                      // the one that is dropped: it froze chunk 0 there
+  disk().commit();
+  disk().flush();
+  std::size_t moved = 0;
+  disk().move_home(8, &moved);
+  ASSERT_EQ(moved, 1u);
+  disk().write_stamped(2 * kTestChunk, 100);
+  disk().freeze();  // the successor, which has not changed chunk 0
+  disk().drop(0);
+  disk().flush();
+  disk().tidy();  // what nothing names is free now
+  disk().write_stamped(2 * kTestChunk, kTestChunk);
+  disk().write_stamped(0, kTestChunk);
+  disk().flush();
+  disk().verify();
+  disk().drain();
+}
+
 /// Neither the old bytes nor the new ones would be there after a power loss.
 TEST_F(LiveDiskRules, Rule1AHomeThatWasLeftIsNotPunchedBeforeTheSeal) {
   for (std::uint64_t seed = 0; seed < 20; ++seed) {

@@ -130,6 +130,21 @@ TEST_F(ParentOfALiveDisk, OldOrNewAfterEveryDeathWithItsRootNamed) {
   }
 }
 
+/// Until the seal a power loss brings the old one back.
+TEST_F(ParentOfALiveDisk, Rule1TheOldOneIsNamedUntilTheSealThatForgetsIt) {
+  const OpaqueRoot gone = newer();
+  int syncs = 0;
+  disk_.machine().storage.calls().set_hook([&](std::string_view action, std::string_view path) {
+    if (action != "sync" || !os::leaf_of(path).starts_with("journal")) return;
+    ++syncs;
+    EXPECT_TRUE(names(gone));
+  });
+  EXPECT_TRUE(disk_.replace_parent(older()));
+  disk_.machine().storage.calls().set_hook({});
+  EXPECT_GT(syncs, 0);
+  EXPECT_FALSE(names(gone));
+}
+
 /// What an image of another time has no use for is let go of without looking at it.
 TEST_F(ParentOfALiveDisk, OfAnImageThatIsGoneIsNeededByNobody) {
   disk_.remove();
