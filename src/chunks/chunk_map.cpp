@@ -65,19 +65,23 @@ Status diff_subtrees(ChunkStore& my_store, const MaybeRef& mine, ChunkStore& the
   return {};
 }
 
-using FirstVisit = std::function<bool(const Ref&, RecordKind)>;
-using OnDamage = std::function<void(const Ref&, const Error&)>;
+void walk_base(ChunkStore& store, const Ref& ref, RecordKind content, const RecordVisitor& visitor) {
+  const auto base = store.base_of(ref);
+  if (!base) return visitor.on_damage(ref, base.error());
+  if (*base) visitor.visit_base(**base, content);
+}
 
-void walk_node(ChunkStore& store, const Ref& ref, int level, const FirstVisit& first_visit, const OnDamage& on_damage) {
-  if (!first_visit(ref, RecordKind::node)) return;
+void walk_node(ChunkStore& store, const Ref& ref, int level, const RecordVisitor& visitor) {
+  if (!visitor.first_visit(ref, RecordKind::node)) return;
   const auto node = load_map_node(store, ref, level);
-  if (!node) return on_damage(ref, node.error());
+  if (!node) return visitor.on_damage(ref, node.error());
+  walk_base(store, ref, RecordKind::node, visitor);
   for (std::size_t slot = node->view.next_set(0); slot < kMapFanOut; slot = node->view.next_set(slot + 1)) {
     const Ref child = *node->view.get(slot);
-    if (level == 0) {
-      (void)first_visit(child, RecordKind::full);
-    } else {
-      walk_node(store, child, level - 1, first_visit, on_damage);
+    if (level > 0) {
+      walk_node(store, child, level - 1, visitor);
+    } else if (visitor.first_visit(child, RecordKind::full)) {
+      walk_base(store, child, RecordKind::full, visitor);
     }
   }
 }
@@ -136,9 +140,8 @@ Status for_each_slot(ChunkStore& store, const Ref& node, int level,
   return {};
 }
 
-Status walk_records(ChunkStore& store, const MaybeRef& root, const FirstVisit& first_visit, const OnDamage& on_damage) {
-  if (root) walk_node(store, *root, kRootLevel, first_visit, on_damage);
-  return {};
+void walk_records(ChunkStore& store, const MaybeRef& root, const RecordVisitor& visitor) {
+  if (root) walk_node(store, *root, kRootLevel, visitor);
 }
 
 }  // namespace varve::chunks

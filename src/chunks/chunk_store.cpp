@@ -36,7 +36,7 @@ Result<BytesPointer> ChunkStore::Implementation::load(const Ref& ref, RecordKind
   return cache_for(kind).get(
       ref,
       [&]() -> Result<BytesPointer> {
-        auto bytes = packs.read_record(ref, kind, plain_bytes(kind));
+        auto bytes = read(ref, kind);
         if (!bytes && bytes.error().kind == ErrorKind::damaged) damaged_loads.fetch_add(1, std::memory_order_relaxed);
         return bytes;
       },
@@ -45,17 +45,22 @@ Result<BytesPointer> ChunkStore::Implementation::load(const Ref& ref, RecordKind
 
 Result<BytesPointer> ChunkStore::Implementation::load_once(const Ref& ref, RecordKind kind) {
   if (BytesPointer cached = cache_for(kind).peek(ref)) return cached;
-  return packs.read_record(ref, kind, plain_bytes(kind));
+  return read(ref, kind);
 }
 
-/// Deltas are left out: they cannot be shared by this version.
+Result<BytesPointer> ChunkStore::Implementation::read(const Ref& ref, RecordKind kind) {
+  return packs.read_record(ref, kind, plain_bytes(kind), [&](const Ref& base) -> Result<BytesPointer> {
+    if (BytesPointer cached = cache_for(kind).peek(base)) return cached;
+    return packs.read_record(base, kind, plain_bytes(kind), {});
+  });
+}
+
 std::vector<Locator::Entry> ChunkStore::Implementation::locator_entries(PackId pack,
                                                                         std::span<const RecordInfo> records) const {
   std::vector<Locator::Entry> entries;
   entries.reserve(records.size());
   for (const RecordInfo& record : records) {
-    if (record.kind == RecordKind::delta) continue;
-    entries.push_back({record.kind, Ref{pack, record.ordinal, record.digest}});
+    entries.push_back({content_of(record.kind), Ref{pack, record.ordinal, record.digest}});
   }
   return entries;
 }
@@ -89,8 +94,15 @@ Result<BytesPointer> ChunkStore::load_node(const Ref& ref) {
   return implementation_->load(ref, RecordKind::node);
 }
 
+Result<BytesPointer> ChunkStore::load_chunk_once(const Ref& ref) {
+  return implementation_->load_once(ref, RecordKind::full);
+}
+Result<MaybeRef> ChunkStore::base_of(const Ref& ref) {
+  return implementation_->packs.base_of(ref);
+}
+
 Status ChunkStore::verify_record(const Ref& ref, RecordKind kind) {
-  VARVE_TRY(implementation_->packs.read_record(ref, kind, implementation_->plain_bytes(kind)));
+  VARVE_TRY(implementation_->read(ref, kind));
   return {};
 }
 
@@ -105,7 +117,9 @@ Result<std::vector<RecordInfo>> ChunkStore::pack_table(PackId pack) {
   for (std::uint32_t ordinal = 0; ordinal < table->entries.size(); ++ordinal) {
     const format::Entry& entry = table->entries[ordinal];
     if (!entry.kind) continue;
-    records.push_back({ordinal, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest});
+    const Ref* base = table->base_of(ordinal);
+    records.push_back({ordinal, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest,
+                       base == nullptr ? MaybeRef{} : MaybeRef{*base}});
   }
   return records;
 }

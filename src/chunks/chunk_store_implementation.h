@@ -20,10 +20,13 @@ struct ChunkStore::Implementation {
   [[nodiscard]] std::size_t plain_bytes(RecordKind kind) const {
     return kind == RecordKind::full ? geometry.chunk_bytes() : 0;
   }
+  // In all of these `kind` is full or node, also for deltas.
   [[nodiscard]] RecordCache& cache_for(RecordKind kind) { return kind == RecordKind::node ? nodes : chunks; }
   [[nodiscard]] Result<BytesPointer> load(const Ref& ref, RecordKind kind);
   /// From the cache, or read without being kept there: a comparison must not push out what guests read.
   [[nodiscard]] Result<BytesPointer> load_once(const Ref& ref, RecordKind kind);
+  /// Read now; only a delta's base may come from the cache. It is not kept there: what was decoded with it is.
+  [[nodiscard]] Result<BytesPointer> read(const Ref& ref, RecordKind kind);
   [[nodiscard]] std::vector<Locator::Entry> locator_entries(PackId pack, std::span<const RecordInfo> records) const;
 
   objects::ObjectStore& objects;

@@ -9,6 +9,8 @@
 #include <memory>
 #include <new>
 
+#include "varve/core/same_bytes.h"
+
 namespace varve::chunks {
 namespace {
 
@@ -32,10 +34,6 @@ ZSTD_CCtx& compressor() {
 }
 ZSTD_DCtx& decompressor() {
   return thread_context<ZSTD_DCtx, ZSTD_createDCtx, ZSTD_freeDCtx>();
-}
-
-bool same(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
 /// False when it does not pay (or zstd cannot: raw always can).
@@ -81,7 +79,7 @@ Result<Encoded> encode_payload(std::span<const std::byte> plain, Compression com
   }
   thread_local std::vector<std::byte> decoded;
   decoded.resize(plain.size());
-  if (!decode_payload(encoded.codec, encoded.bytes, decoded) || !same(decoded, plain)) {
+  if (!decode_payload(encoded.codec, encoded.bytes, decoded) || !same_bytes(decoded, plain)) {
     return fail_damaged(
         "what was just encoded does not decode to the same bytes: suspect this machine's memory or "
         "processor");

@@ -6,6 +6,8 @@
 #include <bit>
 #include <charconv>
 
+#include "varve/core/same_bytes.h"
+
 namespace varve::chunks::format {
 namespace {
 
@@ -25,10 +27,6 @@ void put_zeros(ByteWriter& out, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) out.put(std::uint8_t{0});
 }
 
-bool all_zero(std::span<const std::byte> bytes) {
-  return std::ranges::all_of(bytes, [](std::byte b) { return b == std::byte{0}; });
-}
-
 void put_entry(ByteWriter& out, const Entry& entry) {
   put_digest(out, entry.digest);
   out.put(std::uint64_t{entry.offset});
@@ -43,8 +41,9 @@ void put_entry(ByteWriter& out, const Entry& entry) {
 bool plausible(const Entry& entry, std::uint64_t offset, std::uint64_t table_offset) {
   if (offset < kHeaderSize || offset > table_offset || entry.stored > table_offset - offset) return false;
   if (entry.stored == 0 || entry.plain > kMaxChunkSize) return false;
-  if (entry.kind == RecordKind::node && (entry.plain < kNodeHeaderSize || entry.plain > kMaxNodeSize)) return false;
-  if (entry.kind == RecordKind::delta) return entry.stored <= kMaxChunkSize;
+  const bool node = content_of(*entry.kind) == RecordKind::node;
+  if (node && (entry.plain < kNodeHeaderSize || entry.plain > kMaxNodeSize)) return false;
+  if (is_delta(*entry.kind)) return entry.stored < entry.plain;
   return entry.codec == Codec::raw ? entry.stored == entry.plain : entry.stored <= entry.plain;
 }
 
@@ -59,7 +58,7 @@ std::optional<Entry> get_entry(std::span<const std::byte> bytes, std::uint64_t t
   const auto kind = in.get<std::uint8_t>();
   const auto codec = in.get<std::uint8_t>();
   if (kind == 0) return all_zero(bytes) ? std::optional(entry) : std::nullopt;
-  if (kind > static_cast<std::uint8_t>(RecordKind::node) || codec > static_cast<std::uint8_t>(Codec::zstd)) return {};
+  if (kind > static_cast<std::uint8_t>(RecordKind::node_delta) || codec > static_cast<std::uint8_t>(Codec::zstd)) return {};
   entry.kind = static_cast<RecordKind>(kind);
   entry.codec = static_cast<Codec>(codec);
   if (!all_zero(in.get_bytes(6)) || !plausible(entry, offset, table_offset)) return {};
@@ -117,16 +116,20 @@ void put_header(std::vector<std::byte>& pack) {
   put_zeros(out, 6);
 }
 
-void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_t generation,
-                           std::span<const Entry> entries) {
+void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_t generation, const Table& table) {
   const std::size_t table_offset = pack.size();
   ByteWriter out(pack);
-  for (const Entry& entry : entries) put_entry(out, entry);
+  for (const Entry& entry : table.entries) put_entry(out, entry);
+  for (const Base& base : table.bases) {
+    std::array<std::byte, Ref::kEncodedSize> encoded;
+    encode(base.ref, encoded);
+    out.put_bytes(encoded);
+  }
   const std::size_t table_length = pack.size() - table_offset;
   out.put(std::uint64_t{table_offset});
   out.put(std::uint64_t{pack.size() - sizeof(std::uint64_t) + kTrailerSize});
   out.put(id.value());
-  out.put(static_cast<std::uint32_t>(entries.size()));
+  out.put(static_cast<std::uint32_t>(table.entries.size()));
   out.put(generation);
   out.put(kVersion);
   out.put(std::uint16_t{0});
@@ -165,60 +168,132 @@ Result<Trailer> get_trailer(std::span<const std::byte, kTrailerSize> bytes, Pack
     return fail_damaged("it is another pack than its name says");
   }
   const bool fits = section_length == file_size && file_size >= kHeaderSize + kTrailerSize && reserved == 0 &&
-                    trailer.count <= kMaxRecords && trailer.table_length == trailer.count * kEntrySize &&
+                    trailer.count <= kMaxRecords && trailer.table_length >= trailer.count * kEntrySize &&
+                    trailer.table_length <= trailer.count * (kEntrySize + Ref::kEncodedSize) &&
                     trailer.table_offset >= kHeaderSize && trailer.table_offset <= file_size &&
                     file_size - trailer.table_offset == trailer.table_length + kTrailerSize;
   if (!fits) return fail_damaged("its trailer is damaged");
   return trailer;
 }
 
-Result<std::vector<Entry>> get_table(const Trailer& trailer, std::span<const std::byte> bytes) {
+/// The bases that follow the entries, one for each delta.
+Result<std::vector<Base>> get_bases(std::span<const Entry> entries, std::span<const std::byte> bytes) {
+  std::vector<Base> bases;
+  bases.reserve(bytes.size() / Ref::kEncodedSize);
+  ByteReader in(bytes);
+  for (std::uint32_t ordinal = 0; ordinal < entries.size(); ++ordinal) {
+    if (!entries[ordinal].kind || !is_delta(*entries[ordinal].kind)) continue;
+    const auto encoded = in.get_bytes(Ref::kEncodedSize);
+    const MaybeRef ref = in.failed() ? MaybeRef{} : decode(encoded.first<Ref::kEncodedSize>());
+    if (!ref || ref->damaged()) return fail_damaged(fmt::format("delta {} of its table has no base", ordinal));
+    bases.push_back({ordinal, *ref});
+  }
+  if (!in.finished()) return fail_damaged("its table has bases of no delta");
+  return bases;
+}
+
+Result<Table> get_table(const Trailer& trailer, std::span<const std::byte> bytes) {
   if (bytes.size() != trailer.table_length + kTrailerSize) return fail_damaged("its table is cut");
   ByteReader end(bytes.subspan(trailer.table_length + kCheckedTrailerBytes));
   if (digest_of(bytes.first(trailer.table_length + kCheckedTrailerBytes)) != get_digest(end)) {
     return fail_damaged("its table does not match its checksum");
   }
-  std::vector<Entry> entries;
-  entries.reserve(trailer.count);
+  Table table;
+  table.entries.reserve(trailer.count);
   for (std::size_t i = 0; i < trailer.count; ++i) {
     const auto entry = get_entry(bytes.subspan(i * kEntrySize, kEntrySize), trailer.table_offset);
     if (!entry) return fail_damaged(fmt::format("entry {} of its table is impossible", i));
-    entries.push_back(*entry);
+    table.entries.push_back(*entry);
   }
-  return entries;
+  const std::size_t length = trailer.count * kEntrySize;
+  VARVE_TRY_ASSIGN(table.bases, get_bases(table.entries, bytes.subspan(length, trailer.table_length - length)));
+  return table;
 }
 
 namespace {
 
-/// Entries of the table, going by the trailer's three statements about it: what two of them say, else the first that is
-/// possible.
-std::size_t guess_count(std::span<const std::byte> file) {
-  ByteReader in(file.last(kTrailerSize));
-  const auto table_offset = in.get<std::uint64_t>();
-  (void)in.get_bytes(16);
-  const std::uint64_t stated = in.get<std::uint32_t>();
-  (void)in.get_bytes(8);
-  const std::uint64_t by_length = in.get<std::uint32_t>() / kEntrySize;
-  const std::uint64_t end = file.size() - kTrailerSize;
-  const std::uint64_t by_offset = table_offset <= end ? (end - table_offset) / kEntrySize : 0;
-  const auto possible = [&](std::uint64_t count) { return count > 0 && count <= (end - kHeaderSize) / kEntrySize; };
-  if (possible(stated) && (stated == by_length || stated == by_offset)) return stated;
-  if (possible(by_length) && by_length == by_offset) return by_length;
-  for (const std::uint64_t count : {stated, by_length, by_offset}) {
-    if (possible(count) && count <= kMaxRecords) return count;
+constexpr std::size_t kKindAt = 32;  ///< in an entry
+
+/// Of the entries that begin at `table`, as they are, how many say that they are deltas.
+class DeltaCount {
+ public:
+  DeltaCount(std::span<const std::byte> file, std::size_t table) : file_(file), table_(table) {}
+  [[nodiscard]] std::size_t among(std::size_t entries) const {
+    std::size_t deltas = 0;
+    for (std::size_t i = 0; i < entries; ++i) deltas += is_one(i) ? 1 : 0;
+    return deltas;
+  }
+  [[nodiscard]] bool is_one(std::size_t entry) const {
+    const auto kind = std::to_integer<std::uint8_t>(file_[table_ + entry * kEntrySize + kKindAt]);
+    return kind == static_cast<std::uint8_t>(RecordKind::delta) ||
+           kind == static_cast<std::uint8_t>(RecordKind::node_delta);
+  }
+
+ private:
+  std::span<const std::byte> file_;
+  std::size_t table_;
+};
+
+struct TableShape {
+  std::size_t length = 0;
+  std::size_t entries = 0;
+  [[nodiscard]] std::size_t bases() const { return (length - entries * kEntrySize) / Ref::kEncodedSize; }
+};
+
+bool possible_shape(const TableShape& shape) {
+  return shape.entries > 0 && shape.entries <= kMaxRecords && shape.length >= shape.entries * kEntrySize &&
+         (shape.length - shape.entries * kEntrySize) % Ref::kEncodedSize == 0 && shape.bases() <= shape.entries;
+}
+
+/// The number of entries of a table so long, going by what they are themselves; 0 when none fits.
+std::size_t entries_by_kinds(const DeltaCount& deltas, std::size_t length) {
+  std::size_t used = 0;
+  for (std::size_t i = 0; i < kMaxRecords && used + kEntrySize <= length; ++i) {
+    used += kEntrySize + (deltas.is_one(i) ? Ref::kEncodedSize : 0);
+    if (used == length) return i + 1;
   }
   return 0;
 }
 
+/// One in which number, length and kinds of the entries agree; else what the kinds say by themselves; else what the
+/// trailer says.
+std::optional<TableShape> guess_shape(std::span<const std::byte> file) {
+  ByteReader in(file.last(kTrailerSize));
+  const auto table_offset = in.get<std::uint64_t>();
+  (void)in.get_bytes(16);
+  const std::size_t stated = in.get<std::uint32_t>();
+  (void)in.get_bytes(8);
+  const std::size_t stated_length = in.get<std::uint32_t>();
+  const std::size_t end = file.size() - kTrailerSize;
+  const std::size_t by_offset = table_offset <= end ? end - table_offset : 0;
+  std::array<std::optional<TableShape>, 3> best;
+  for (const std::size_t length : {stated_length, by_offset, std::min<std::size_t>(stated, kMaxRecords) * kEntrySize}) {
+    if (length == 0 || length > end - kHeaderSize) continue;
+    const DeltaCount deltas(file, end - length);
+    const TableShape shape{length, stated};
+    const TableShape counted{length, entries_by_kinds(deltas, length)};
+    const bool agrees = possible_shape(shape) && deltas.among(stated) == shape.bases();
+    if (!best[0] && agrees) best[0] = shape;
+    if (!best[1] && counted.entries > 0) best[1] = counted;
+    if (!best[2] && possible_shape(shape)) best[2] = shape;
+  }
+  for (const auto& shape : best) {
+    if (shape) return shape;
+  }
+  return std::nullopt;
+}
+
 }  // namespace
 
-std::vector<RawEntry> get_raw_table(std::span<const std::byte> file) {
-  std::vector<RawEntry> entries;
-  if (file.size() < kHeaderSize + kTrailerSize) return entries;
-  const std::size_t count = std::min<std::size_t>(guess_count(file), kMaxRecords);
-  ByteReader in(file.subspan(file.size() - kTrailerSize - count * kEntrySize, count * kEntrySize));
-  for (std::size_t i = 0; i < count; ++i) {
-    RawEntry& entry = entries.emplace_back();
+RawTable get_raw_table(std::span<const std::byte> file) {
+  RawTable table;
+  if (file.size() < kHeaderSize + kTrailerSize) return table;
+  const auto shape = guess_shape(file);
+  if (!shape) return table;
+  table.length = shape->length;
+  ByteReader in(file.subspan(file.size() - kTrailerSize - shape->length, shape->length));
+  for (std::size_t i = 0; i < shape->entries; ++i) {
+    RawEntry& entry = table.entries.emplace_back();
     entry.digest = get_digest(in);
     entry.offset = in.get<std::uint64_t>();
     entry.stored = in.get<std::uint32_t>();
@@ -227,7 +302,10 @@ std::vector<RawEntry> get_raw_table(std::span<const std::byte> file) {
     entry.codec = in.get<std::uint8_t>();
     (void)in.get_bytes(6);
   }
-  return entries;
+  for (std::size_t i = 0; i < shape->bases(); ++i) {
+    table.bases.push_back(decode(in.get_bytes(Ref::kEncodedSize).first<Ref::kEncodedSize>()));
+  }
+  return table;
 }
 
 void put_node(std::vector<std::byte>& out, int level, const NodeSlots& slots) {

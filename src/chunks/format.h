@@ -21,10 +21,10 @@
 //
 // 2. Pack file (offsets from its beginning)
 //
-//     0                      16                             T                          T + 40 n          T + 40 n + 64
-//     +----------------------+-------------- ... ----------+------------ ... ----------+-----------------+
-//     | header, 16 bytes     | payloads, back to back      | table, n entries of 40    | trailer, 64     | end of file
-//     +----------------------+-------------- ... ----------+------------ ... ----------+-----------------+
+//     0                 16                            T                         T + L - 28 d        T + L         + 64
+//     +-----------------+------------ ... ------------+----------- ... ---------+-----------------+--------------+
+//     | header, 16      | payloads, back to back      | table: n entries of 40  | d bases of 28   | trailer, 64  |
+//     +-----------------+------------ ... ------------+----------- ... ---------+-----------------+--------------+
 //
 //    At most 64 MiB and 65,536 records. Payloads have no alignment, no order and no framing of their own, and the
 //    bytes of a record that is gone may read as zeros (punched).
@@ -35,13 +35,17 @@
 //
 //     entry    0  16  digest of the plain bytes
 //             16   8  offset of the payload; 16 <= offset, offset + stored <= T
-//             24   4  stored: bytes of payload, 1 … plain (raw: exactly plain)
-//             28   4  plain: bytes it decodes to (full, delta: the store's chunk size; node: 33 … 7,201)
-//             32   1  kind: 0 gone, 1 full, 2 delta, 3 node
+//             24   4  stored: bytes of payload, 1 … plain (raw: exactly plain; deltas: fewer than plain)
+//             28   4  plain: bytes it decodes to (full, delta: the store's chunk size; node, node delta: 33 … 7,201)
+//             32   1  kind: 0 gone, 1 full, 2 delta, 3 node, 4 node delta
 //             33   1  codec: 0 raw, 1 zstd (one or more zstd frames, no dictionary)
 //             34   6  reserved
 //                     an entry of kind 0 keeps the place of an ordinal whose record no longer exists: all other
 //                     bytes are zero
+//
+//     base     one ref (see 4) for each entry of kind delta or node delta, in the order of their ordinals: the record
+//              that it changes. A base has the same content (chunk or node) and is never a delta itself, so that any
+//              record takes at most two loads; it lives as long as a delta stands on it.
 //
 //     trailer  0   8  T, offset of the table
 //              8   8  length of the section, header and trailer included (here: of the file)
@@ -50,7 +54,7 @@
 //             28   4  generation, the one in the name
 //             32   2  version, 1
 //             34   2  reserved
-//             36   4  length of the table, 40 n
+//             36   4  L, length of the table with its bases, 40 n + 28 d
 //             40  16  digest of the table followed by the trailer's bytes 0 … 39
 //             56   8  magic "VARVEEND"
 //
@@ -61,12 +65,14 @@
 //
 //     full    a chunk, encoded by the entry's codec
 //     node    a map node, encoded by the entry's codec
-//     delta   (has its place in the format; version 1 neither writes nor reads it: such a record gives EIO)
-//              0    28  ref of the full record that it changes: never a delta
-//             28  b/8   bitmap of changed 4 KiB blocks, b = chunk size / 4096, rounded up to bytes; block i is bit
-//                       i % 8 of byte i / 8
+//     delta    0  b/8   bitmap of changed 4 KiB blocks, b = chunk size / 4096, rounded up to bytes; block i is bit
+//                       i % 8 of byte i / 8; at least one is set, and at most half
 //                    …  the changed blocks in ascending order, encoded together by the entry's codec
-//             digest and plain length are those of the resulting chunk
+//     node     0    2   length m of what follows when decoded, 32 + 28 for each slot that differs from the base
+//     delta    2     …  encoded by the entry's codec: bitmap of these slots, 32 bytes, slot i is bit i % 8 of byte i / 8;
+//                       then for each of them, ascending, its ref, all zeros where the slot is empty. The level is the
+//                       base's.
+//     Digest and plain length of a delta are those of the chunk or node that results.
 //
 // 4. Map node and ref (plain bytes of a node record)
 //
@@ -140,6 +146,12 @@ void put_digest(ByteWriter& out, const Digest& digest);
 
 // ---- packs
 
+/// What a delta stands on.
+struct Base {
+  std::uint32_t ordinal = 0;  ///< of the delta
+  Ref ref;
+};
+
 /// A table entry in memory: 32 bytes.
 struct Entry {
   Digest digest;
@@ -161,9 +173,13 @@ struct Trailer {
 
 /// Appends the header to an empty pack.
 void put_header(std::vector<std::byte>& pack);
+struct Table {
+  std::vector<Entry> entries;
+  std::vector<Base> bases;  ///< of its deltas, ascending by ordinal
+};
+
 /// Appends table and trailer behind the payloads: the pack is then complete.
-void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_t generation,
-                           std::span<const Entry> entries);
+void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_t generation, const Table& table);
 
 /// EIO (damaged) unless it is a header this version reads.
 [[nodiscard]] Status check_header(std::span<const std::byte> header);
@@ -172,7 +188,7 @@ void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_
                                           std::uint64_t file_size);
 /// `bytes`: the table followed by the trailer. EIO (damaged) when the digest or any entry is wrong; what it returns
 /// lies within the pack.
-[[nodiscard]] Result<std::vector<Entry>> get_table(const Trailer& trailer, std::span<const std::byte> bytes);
+[[nodiscard]] Result<Table> get_table(const Trailer& trailer, std::span<const std::byte> bytes);
 
 /// Whether a table that begins at `table_offset` may have this entry.
 [[nodiscard]] bool possible(const Entry& entry, std::uint64_t table_offset);
@@ -186,9 +202,14 @@ struct RawEntry {
   std::uint8_t kind = 0;
   std::uint8_t codec = 0;
 };
+struct RawTable {
+  std::vector<RawEntry> entries;
+  std::vector<MaybeRef> bases;  ///< as many as there is room for, in order; nothing: it names none
+  std::size_t length = 0;       ///< in bytes
+};
 /// What can be made out of the table of a pack whose trailer or table is damaged; empty when it is not known how long
-/// it is. The trailer says that three times.
-[[nodiscard]] std::vector<RawEntry> get_raw_table(std::span<const std::byte> file);
+/// it is. The trailer says that twice, and once more how many entries it has, and these how many bases.
+[[nodiscard]] RawTable get_raw_table(std::span<const std::byte> file);
 
 // ---- map nodes
 

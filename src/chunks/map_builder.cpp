@@ -139,11 +139,13 @@ Result<MaybeRef> MapBuilder::Implementation::close(int level, std::uint64_t star
   open[at].fill(std::nullopt);
   used[at] = 0;
   // A base that cannot be read here can still be replaced: what of it is needed was read by copy().
+  MaybeRef similar;
   if (const auto before = base.subtree(level, start); before && before->ref) {
     const auto node = base.node(level, *before->ref);
     if (node && std::ranges::equal((*node)->view.bytes(), bytes)) return before->ref;
+    if (node) similar = before->ref;
   }
-  VARVE_TRY_ASSIGN(const Ref ref, writer.put_node(bytes));
+  VARVE_TRY_ASSIGN(const Ref ref, writer.put_node(bytes, similar));
   return MaybeRef(ref);
 }
 

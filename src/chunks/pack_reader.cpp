@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <array>
 
+#include "delta.h"
+
 namespace varve::chunks {
 namespace {
 
@@ -17,7 +19,7 @@ std::string describe(PackId pack) {
 }
 
 std::size_t cost_of(const PackTable& table) {
-  return sizeof(PackTable) + table.entries.size() * sizeof(format::Entry);
+  return sizeof(PackTable) + table.entries.size() * sizeof(format::Entry) + table.bases.size() * sizeof(format::Base);
 }
 
 /// Damage may be a pack that was rewritten under our feet; what the system refuses is not.
@@ -26,6 +28,11 @@ bool worth_another_try(const Error& error) {
 }
 
 }  // namespace
+
+const Ref* PackTable::base_of(std::uint32_t ordinal) const {
+  const auto it = std::ranges::lower_bound(bases, ordinal, {}, &format::Base::ordinal);
+  return it != bases.end() && it->ordinal == ordinal ? &it->ref : nullptr;
+}
 
 Result<std::vector<PackId>> PackReader::list() {
   std::vector<PackId> packs;
@@ -103,9 +110,10 @@ Result<PackTablePointer> PackReader::read_table(format::PackName pack) {
     VARVE_TRY_ASSIGN(count, read_object(name, trailer->table_offset, end));
     if (count != end.size()) return fail_damaged(name + " is cut");
   }
-  auto entries = format::get_table(*trailer, std::span(end).last(wanted));
-  if (!entries) return tl::unexpected(entries.error().in(name));
-  return std::make_shared<const PackTable>(PackTable{pack.generation, std::move(*entries)});
+  auto read = format::get_table(*trailer, std::span(end).last(wanted));
+  if (!read) return tl::unexpected(read.error().in(name));
+  return std::make_shared<const PackTable>(
+      PackTable{pack.generation, std::move(read->entries), std::move(read->bases)});
 }
 
 Result<ByteCount> PackReader::file_size(PackId pack) {
@@ -114,34 +122,45 @@ Result<ByteCount> PackReader::file_size(PackId pack) {
   return objects_.size(format::pack_name(pack, known_generation(pack)));
 }
 
-bool PackReader::has(const Ref& ref, RecordKind kind) {
+bool PackReader::has(const Ref& ref, RecordKind content) {
   const auto pack = table(ref.pack);
   if (!pack || ref.ordinal >= (*pack)->entries.size()) return false;
   const format::Entry& entry = (*pack)->entries[ref.ordinal];
-  return entry.kind == kind && entry.digest == ref.digest;
+  return entry.kind && content_of(*entry.kind) == content && entry.digest == ref.digest;
 }
 
-Result<BytesPointer> PackReader::read_record(const Ref& ref, RecordKind kind, std::size_t plain_bytes) {
+Result<MaybeRef> PackReader::base_of(const Ref& ref) {
+  if (ref.damaged()) return MaybeRef{};
+  const auto pack = table(ref.pack);
+  if (!pack) return tl::unexpected(pack.error().in(to_text(ref)));
+  const Ref* base = (*pack)->base_of(ref.ordinal);
+  return base == nullptr ? MaybeRef{} : MaybeRef{*base};
+}
+
+Result<BytesPointer> PackReader::read_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
+                                             const BaseBytes& base) {
   if (ref.damaged()) return fail_damaged(to_text(ref));
-  auto bytes = try_record(ref, kind, plain_bytes);
+  auto bytes = try_record(ref, content, plain_bytes, base);
   if (!bytes && worth_another_try(bytes.error())) {
     // Perhaps it was rewritten between table and bytes: once more, with the newest of both.
     tables_.drop(ref.pack);
     (void)look_up_generation(ref.pack);
-    bytes = try_record(ref, kind, plain_bytes);
+    bytes = try_record(ref, content, plain_bytes, base);
   }
   if (!bytes) return tl::unexpected(bytes.error().in(to_text(ref)));
   records_loaded.fetch_add(1, std::memory_order_relaxed);
   return bytes;
 }
 
-Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind kind, std::size_t plain_bytes) {
+Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
+                                            const BaseBytes& base) {
   VARVE_TRY_ASSIGN(const PackTablePointer pack, table(ref.pack));
   if (ref.ordinal >= pack->entries.size()) return fail_damaged("the pack has no such record");
   const format::Entry& entry = pack->entries[ref.ordinal];
   if (!entry.kind) return fail_damaged("the record is gone");
-  if (entry.kind == RecordKind::delta) return fail_damaged("delta records are not supported by this version");
-  if (entry.kind != kind || entry.digest != ref.digest) return fail_damaged("the pack has another record there");
+  if (content_of(*entry.kind) != content || entry.digest != ref.digest) {
+    return fail_damaged("the pack has another record there");
+  }
   if (plain_bytes != 0 && entry.plain != plain_bytes) return fail_damaged("the record has the wrong length");
 
   Bytes payload(entry.stored);
@@ -149,12 +168,20 @@ Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind kind, std
                    read_object(format::pack_name(ref.pack, pack->generation), entry.offset, payload));
   bytes_loaded.fetch_add(count, std::memory_order_relaxed);
   if (count != payload.size()) return fail_damaged("the pack is cut");
-  if (entry.codec == Codec::raw) {
-    if (digest_(payload) != ref.digest) return fail_damaged("the record does not match its digest");
-    return std::make_shared<const Bytes>(std::move(payload));
+  Bytes plain;
+  if (is_delta(*entry.kind)) {
+    if (!base) return fail_damaged("a delta stands on a delta");
+    const Ref& base_ref = *pack->base_of(ref.ordinal);
+    const auto base_bytes = base(base_ref);
+    if (!base_bytes) return tl::unexpected(base_bytes.error().in("what it changes"));
+    plain.resize(entry.plain);
+    VARVE_TRY(apply_delta(*entry.kind, entry.codec, payload, **base_bytes, plain));
+  } else if (entry.codec == Codec::raw) {
+    plain = std::move(payload);
+  } else {
+    plain.resize(entry.plain);
+    VARVE_TRY(decode_payload(entry.codec, payload, plain));
   }
-  Bytes plain(entry.plain);
-  VARVE_TRY(decode_payload(entry.codec, payload, plain));
   if (digest_(plain) != ref.digest) return fail_damaged("the record does not match its digest");
   return std::make_shared<const Bytes>(std::move(plain));
 }

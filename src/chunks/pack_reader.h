@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <unordered_map>
 #include <vector>
@@ -18,6 +19,10 @@ namespace varve::chunks {
 struct PackTable {
   std::uint32_t generation = 0;
   std::vector<format::Entry> entries;
+  std::vector<format::Base> bases;  ///< ascending
+
+  /// What the delta stands on; null for any other record.
+  [[nodiscard]] const Ref* base_of(std::uint32_t ordinal) const;
 };
 using PackTablePointer = std::shared_ptr<const PackTable>;
 
@@ -38,11 +43,17 @@ class PackReader {
   [[nodiscard]] Result<PackTablePointer> read_table_now(PackId pack);
   [[nodiscard]] Result<ByteCount> file_size(PackId pack);
 
-  /// Whether the record exists according to the table: false for any doubt.
-  [[nodiscard]] bool has(const Ref& ref, RecordKind kind);
-  /// The record's plain bytes, read and verified now; the table comes from the cache. `plain_bytes`: what it must
-  /// decode to (0: whatever the table says).
-  [[nodiscard]] Result<BytesPointer> read_record(const Ref& ref, RecordKind kind, std::size_t plain_bytes);
+  /// Whether the record exists according to the table and holds this (full or node): false for any doubt.
+  [[nodiscard]] bool has(const Ref& ref, RecordKind content);
+  /// What the record stands on, if it is a delta. EIO (damaged), and system errors, when the table cannot be read.
+  [[nodiscard]] Result<MaybeRef> base_of(const Ref& ref);
+  /// Plain bytes of a record that a delta stands on.
+  using BaseBytes = std::function<Result<BytesPointer>(const Ref& base)>;
+  /// The record's plain bytes, read and verified now; the table comes from the cache. `content`: full or node;
+  /// `plain_bytes`: what it must decode to (0: whatever the table says). `base`: asked when it is a delta; empty: a
+  /// delta is refused as damaged.
+  [[nodiscard]] Result<BytesPointer> read_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
+                                                 const BaseBytes& base);
 
   /// A pack that was just written: its table need not be read.
   void remember(PackId pack, PackTablePointer table);
@@ -65,7 +76,8 @@ class PackReader {
   [[nodiscard]] bool look_up_generation(PackId pack);
   [[nodiscard]] Result<PackTablePointer> load_table(PackId pack);
   [[nodiscard]] Result<PackTablePointer> read_table(format::PackName name);
-  [[nodiscard]] Result<BytesPointer> try_record(const Ref& ref, RecordKind kind, std::size_t plain_bytes);
+  [[nodiscard]] Result<BytesPointer> try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
+                                                const BaseBytes& base);
   [[nodiscard]] Result<std::size_t> read_object(std::string_view name, std::uint64_t at, std::span<std::byte> out);
 
   objects::ObjectStore& objects_;

@@ -5,6 +5,9 @@
 // Who is named by a node that is itself lost cannot be asked for yet. So of a pack whose table is damaged all payloads
 // stay where they are, whatever the table says of them, and entries that nobody asked for are mended as far as they prove
 // themselves; the next round asks for more.
+//
+// Nobody can tell what a pack without a table kept alive, so nothing can be collected beside one. When no round finds
+// anything more it is settled: it gets a table in which what is lost is gone.
 #include "varve/chunks/pack_repair.h"
 
 #include <fmt/format.h>
@@ -16,7 +19,9 @@
 #include <utility>
 
 #include "chunk_store_implementation.h"
+#include "delta.h"
 #include "format.h"
+#include "lost_bases.h"
 #include "varve/core/log.h"
 
 namespace varve::chunks {
@@ -44,51 +49,64 @@ Result<Bytes> read_as_it_is(objects::ObjectStore& objects, const std::string& na
 struct Kept {
   format::Entry entry;  ///< its offset: in the old one; 0: not from there
   std::span<const std::byte> payload;
+  MaybeRef base{};  ///< of a delta
 };
+
+bool same_entry(const format::Entry& a, const format::Entry& b) {
+  return a.digest == b.digest && a.offset == b.offset && a.stored == b.stored && a.plain == b.plain &&
+         a.kind == b.kind && a.codec == b.codec;
+}
 
 class Rewrite {
  public:
   Rewrite(ChunkStore::Implementation& store, PackId pack, std::span<const LostRecord> lost,
-          const FindElsewhere& find_elsewhere)
-      : store_(store), pack_(pack), find_elsewhere_(find_elsewhere) {
+          const FindElsewhere& find_elsewhere, Settle settle)
+      : store_(store), pack_(pack), find_elsewhere_(find_elsewhere), settle_(settle == Settle::yes) {
     for (const LostRecord& record : lost) lost_[record.ref.ordinal] = record;
   }
 
   Result<RepairedPack> run() {
     VARVE_TRY(read());
-    const std::size_t count =
-        std::max<std::size_t>(table_.size(), lost_.empty() ? 0 : std::size_t{lost_.rbegin()->first} + 1);
+    const std::size_t named = lost_.empty() ? 0 : std::size_t{lost_.rbegin()->first} + 1;
+    const std::size_t count = std::max(table_.entries.size(), named);
     if (count > format::kMaxRecords) return fail_damaged("a record is named that no pack can have");
     kept_.resize(count);
     for (std::uint32_t ordinal = 0; ordinal < count; ++ordinal) VARVE_TRY(keep(ordinal));
     // A table that says nothing, or a pack that is missing, is no better for being written with the same holes. (What
     // was lost and is good in a sound pack: somebody else's repair came first.)
-    const bool mended = !sound_ && !table_.empty() && (lost_.empty() || !result_.from_pack.empty());
-    if (mended || misplaced_ || !result_.elsewhere.empty()) VARVE_TRY(write());
+    const bool mended = !sound_ && !table_.entries.empty() && (lost_.empty() || !result_.from_pack.empty());
+    const bool settled = !sound_ && settle_;
+    if (mended || settled || misplaced_ || !result_.elsewhere.empty()) VARVE_TRY(write());
     return std::move(result_);
   }
 
  private:
   Status read();
   Status keep(std::uint32_t ordinal);
-  [[nodiscard]] std::optional<Kept> find_in_pack(std::uint32_t ordinal, const LostRecord& record) const;
+  [[nodiscard]] std::optional<Kept> find_in_pack(std::uint32_t ordinal, const LostRecord& record);
   [[nodiscard]] std::optional<Kept> try_payload(const LostRecord& record, std::uint64_t offset, std::uint64_t stored,
-                                                Codec codec) const;
+                                                Codec codec);
+  [[nodiscard]] std::span<const std::byte> payload_at(std::uint64_t offset, std::uint64_t stored) const;
   [[nodiscard]] std::optional<Kept> decode_at(RecordKind kind, std::uint64_t offset, std::uint64_t stored,
                                               Codec codec) const;
-  [[nodiscard]] std::optional<Kept> mend_entry(std::uint32_t ordinal) const;
+  [[nodiscard]] std::optional<Kept> delta_at(const LostRecord& record, std::uint64_t offset, std::uint64_t stored,
+                                             Codec codec);
+  [[nodiscard]] std::optional<Kept> mend_entry(std::uint32_t ordinal);
   [[nodiscard]] Result<bool> take_from_elsewhere(std::uint32_t ordinal, const LostRecord& record);
-  [[nodiscard]] std::optional<Kept> as_it_is(const format::RawEntry& raw) const;
+  [[nodiscard]] std::optional<Kept> as_it_is(std::uint32_t ordinal) const;
   Status write();
   Status verify(const std::string& name);
 
   ChunkStore::Implementation& store_;
   const PackId pack_;
   const FindElsewhere& find_elsewhere_;
+  const bool settle_;
   std::map<std::uint32_t, LostRecord> lost_;
   std::vector<std::uint32_t> generations_;  ///< that exist
   Bytes file_;                              ///< the newest; empty: the pack is missing
-  std::vector<format::RawEntry> table_;
+  format::RawTable table_;
+  std::vector<MaybeRef> base_of_;  ///< each entry, going by the table
+  std::optional<LostBases> bases_;
   bool sound_ = false;      ///< header, table and trailer are whole
   bool misplaced_ = false;  ///< a record was found elsewhere in the pack than its table says, whatever its checksum
   std::uint64_t payloads_end_ = 0;
@@ -103,17 +121,27 @@ Status Rewrite::read() {
   VARVE_TRY_ASSIGN(file_, read_as_it_is(store_.objects, format::pack_name(pack_, generations_.back())));
   table_ = format::get_raw_table(file_);
   payloads_end_ = file_.size();
-  if (!table_.empty()) payloads_end_ -= format::kTrailerSize + table_.size() * format::kEntrySize;
+  if (!table_.entries.empty()) payloads_end_ -= format::kTrailerSize + table_.length;
+  std::size_t deltas = 0;
+  for (const format::RawEntry& entry : table_.entries) {
+    const bool is_one = is_delta(static_cast<RecordKind>(entry.kind)) && deltas < table_.bases.size();
+    base_of_.push_back(is_one ? table_.bases[deltas++] : MaybeRef{});
+  }
+  bases_.emplace(store_, table_);
   sound_ = store_.packs.read_table_now(pack_).has_value();
   return {};
 }
 
-/// The record there, whatever its digest.
+/// Empty when there can be none.
+std::span<const std::byte> Rewrite::payload_at(std::uint64_t offset, std::uint64_t stored) const {
+  if (offset < format::kHeaderSize || offset > payloads_end_ || stored > payloads_end_ - offset) return {};
+  return std::span(file_).subspan(offset, stored);
+}
+
+/// The record there that is no delta, whatever its digest.
 std::optional<Kept> Rewrite::decode_at(RecordKind kind, std::uint64_t offset, std::uint64_t stored, Codec codec) const {
-  if (offset < format::kHeaderSize || offset > payloads_end_ || stored == 0 || stored > payloads_end_ - offset) {
-    return std::nullopt;
-  }
-  const auto payload = std::span(file_).subspan(offset, stored);
+  const auto payload = payload_at(offset, stored);
+  if (payload.empty()) return std::nullopt;
   const auto size = claimed_size(codec, payload);
   const bool possible = size && (kind == RecordKind::full
                                      ? *size == store_.geometry.chunk_bytes()
@@ -126,23 +154,46 @@ std::optional<Kept> Rewrite::decode_at(RecordKind kind, std::uint64_t offset, st
               payload};
 }
 
-/// Whether the payload there is the record's.
-std::optional<Kept> Rewrite::try_payload(const LostRecord& record, std::uint64_t offset, std::uint64_t stored,
-                                         Codec codec) const {
-  auto found = decode_at(record.kind, offset, stored, codec);
-  if (found && found->entry.digest != record.ref.digest) found.reset();
+/// The record, if what is there is a delta that makes it of something.
+std::optional<Kept> Rewrite::delta_at(const LostRecord& record, std::uint64_t offset, std::uint64_t stored,
+                                      Codec codec) {
+  const auto payload = payload_at(offset, stored);
+  if (payload.empty()) return std::nullopt;
+  const bool node = record.kind == RecordKind::node;
+  const RecordKind kind = node ? RecordKind::node_delta : RecordKind::delta;
+  std::optional<Kept> found;
+  bases_->offer(record.ref.ordinal, record.kind, [&](const Ref& base, std::span<const std::byte> bytes) {
+    const auto size = node ? node_delta_size(codec, payload, bytes) : store_.geometry.chunk_bytes();
+    if (size <= stored) return false;
+    Bytes plain(size);
+    if (!apply_delta(kind, codec, payload, bytes, plain) || store_.options.digest(plain) != record.ref.digest) {
+      return false;
+    }
+    found = Kept{{record.ref.digest, static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(stored),
+                  static_cast<std::uint32_t>(size), kind, codec},
+                 payload, base};
+    return true;
+  });
   return found;
 }
 
+/// Whether the payload there is the record's.
+std::optional<Kept> Rewrite::try_payload(const LostRecord& record, std::uint64_t offset, std::uint64_t stored,
+                                         Codec codec) {
+  auto found = decode_at(record.kind, offset, stored, codec);
+  if (found && found->entry.digest == record.ref.digest) return found;
+  return delta_at(record, offset, stored, codec);
+}
+
 /// By its entry, or between its neighbours.
-std::optional<Kept> Rewrite::find_in_pack(std::uint32_t ordinal, const LostRecord& record) const {
-  if (ordinal >= table_.size()) return std::nullopt;
-  const format::RawEntry& raw = table_[ordinal];
+std::optional<Kept> Rewrite::find_in_pack(std::uint32_t ordinal, const LostRecord& record) {
+  if (ordinal >= table_.entries.size()) return std::nullopt;
+  const format::RawEntry& raw = table_.entries[ordinal];
   std::uint64_t before = format::kHeaderSize;
   if (ordinal > 0 && kept_[ordinal - 1]) {
     before = std::uint64_t{kept_[ordinal - 1]->entry.offset} + kept_[ordinal - 1]->entry.stored;
   }
-  const std::uint64_t behind = ordinal + 1 < table_.size() ? table_[ordinal + 1].offset : payloads_end_;
+  const std::uint64_t behind = ordinal + 1 < table_.entries.size() ? table_.entries[ordinal + 1].offset : payloads_end_;
   for (const std::uint64_t offset : {raw.offset, before}) {
     for (const std::uint64_t stored : {std::uint64_t{raw.stored}, behind - offset}) {
       for (const Codec codec : {Codec::zstd, Codec::raw}) {
@@ -165,29 +216,29 @@ Result<bool> Rewrite::take_from_elsewhere(std::uint32_t ordinal, const LostRecor
 }
 
 /// Nothing: gone, or nothing that a table could say.
-std::optional<Kept> Rewrite::as_it_is(const format::RawEntry& raw) const {
+std::optional<Kept> Rewrite::as_it_is(std::uint32_t ordinal) const {
+  const format::RawEntry& raw = table_.entries[ordinal];
   const bool known = raw.kind >= static_cast<std::uint8_t>(RecordKind::full) &&
-                     raw.kind <= static_cast<std::uint8_t>(RecordKind::node) &&
+                     raw.kind <= static_cast<std::uint8_t>(RecordKind::node_delta) &&
                      raw.codec <= static_cast<std::uint8_t>(Codec::zstd);
-  if (!known || raw.offset < format::kHeaderSize || raw.offset > payloads_end_ || raw.stored == 0 ||
-      raw.stored > payloads_end_ - raw.offset) {
-    return std::nullopt;
-  }
+  const auto payload = payload_at(raw.offset, raw.stored);
+  if (!known || payload.empty()) return std::nullopt;
   const Kept kept{{raw.digest, static_cast<std::uint32_t>(raw.offset), raw.stored, raw.plain,
                    static_cast<RecordKind>(raw.kind), static_cast<Codec>(raw.codec)},
-                  std::span(file_).subspan(raw.offset, raw.stored)};
+                  payload, base_of_[ordinal]};
+  if (is_delta(*kept.entry.kind) && (!kept.base || kept.base->damaged())) return std::nullopt;
   return format::possible(kept.entry, payloads_end_) ? std::optional(kept) : std::nullopt;
 }
 
 /// Of a damaged table, one that nobody asked for: by its digest, else, if its bytes decode, they are right and the digest
 /// is not. (If not, a ref that names it finds another digest there, and nothing.)
-std::optional<Kept> Rewrite::mend_entry(std::uint32_t ordinal) const {
-  const format::RawEntry& raw = table_[ordinal];
-  for (const RecordKind kind : {RecordKind::full, RecordKind::node}) {
-    if (auto found = find_in_pack(ordinal, {{pack_, ordinal, raw.digest}, kind})) return found;
+std::optional<Kept> Rewrite::mend_entry(std::uint32_t ordinal) {
+  const format::RawEntry& raw = table_.entries[ordinal];
+  for (const RecordKind content : {RecordKind::full, RecordKind::node}) {
+    if (auto found = find_in_pack(ordinal, {{pack_, ordinal, raw.digest}, content})) return found;
   }
-  const auto there = as_it_is(raw);
-  if (there && there->entry.kind != RecordKind::delta) {
+  const auto there = as_it_is(ordinal);
+  if (there && !is_delta(*there->entry.kind)) {
     if (auto found = decode_at(*there->entry.kind, raw.offset, raw.stored, there->entry.codec)) return found;
   }
   return there;
@@ -195,18 +246,16 @@ std::optional<Kept> Rewrite::mend_entry(std::uint32_t ordinal) const {
 
 Status Rewrite::keep(std::uint32_t ordinal) {
   const auto lost = lost_.find(ordinal);
-  const std::optional<Kept> there = ordinal < table_.size() ? as_it_is(table_[ordinal]) : std::nullopt;
+  const std::optional<Kept> there = ordinal < table_.entries.size() ? as_it_is(ordinal) : std::nullopt;
   if (lost == lost_.end()) {
-    kept_[ordinal] = sound_ || ordinal >= table_.size() ? there : mend_entry(ordinal);
+    kept_[ordinal] = sound_ || ordinal >= table_.entries.size() ? there : mend_entry(ordinal);
     return {};
   }
   const LostRecord& record = lost->second;
   kept_[ordinal] = find_in_pack(ordinal, record);
   if (kept_[ordinal]) {
-    const format::Entry& found = kept_[ordinal]->entry;
-    misplaced_ = misplaced_ || !there || there->entry.digest != found.digest || there->entry.offset != found.offset ||
-                 there->entry.stored != found.stored || there->entry.plain != found.plain ||
-                 there->entry.kind != found.kind || there->entry.codec != found.codec;
+    misplaced_ = misplaced_ || !there || !same_entry(there->entry, kept_[ordinal]->entry) ||
+                 there->base != kept_[ordinal]->base;
     result_.from_pack.push_back(record);
     return {};
   }
@@ -225,21 +274,24 @@ Status Rewrite::write() {
   const std::uint32_t generation = generations_.empty() ? 1 : generations_.back() + 1;
   Bytes pack;
   format::put_header(pack);
-  const bool in_place = (!sound_ || misplaced_) && !table_.empty();
+  const bool fits = !table_.entries.empty() || payloads_end_ + kMiB <= kMaxPackSize;
+  const bool in_place = (!sound_ || misplaced_) && payloads_end_ > format::kHeaderSize && fits;
   if (in_place) {
     const auto payloads = std::span(file_).first(payloads_end_).subspan(format::kHeaderSize);
     pack.insert(pack.end(), payloads.begin(), payloads.end());
   }
-  std::vector<format::Entry> entries;
+  format::Table table;
   for (const auto& kept : kept_) {
-    format::Entry& entry = entries.emplace_back();
+    const auto ordinal = static_cast<std::uint32_t>(table.entries.size());
+    format::Entry& entry = table.entries.emplace_back();
     if (!kept) continue;
     entry = kept->entry;
+    if (is_delta(*entry.kind)) table.bases.push_back({ordinal, *kept->base});
     if (in_place && entry.offset != 0) continue;
     entry.offset = static_cast<std::uint32_t>(pack.size());
     pack.insert(pack.end(), kept->payload.begin(), kept->payload.end());
   }
-  format::put_table_and_trailer(pack, pack_, generation, entries);
+  format::put_table_and_trailer(pack, pack_, generation, table);
   if (pack.size() > kMaxPackSize) return fail_damaged("the repaired pack would be larger than a pack can be");
   const std::string name = format::pack_name(pack_, generation);
   VARVE_TRY_ASSIGN(const objects::PutOutcome outcome, store_.objects.put_if_absent(name, pack));
@@ -266,13 +318,13 @@ Status Rewrite::verify(const std::string& name) {
   if (format::pack_name(pack_, table->generation) != name) return fail_damaged(name + " is not the newest");
   for (const auto* records : {&result_.from_pack, &result_.elsewhere}) {
     for (const LostRecord& record : *records) {
-      VARVE_TRY(store_.packs.read_record(record.ref, record.kind, store_.plain_bytes(record.kind)));
+      VARVE_TRY(store_.read(record.ref, record.kind));
     }
   }
   std::vector<RecordInfo> infos;
   for (std::uint32_t i = 0; i < table->entries.size(); ++i) {
     const format::Entry& entry = table->entries[i];
-    if (entry.kind) infos.push_back({i, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest});
+    if (entry.kind) infos.push_back({i, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest, {}});
   }
   // Left out when the table could not be read.
   if (const auto added = store_.locator.add_pack(pack_, store_.locator_entries(pack_, infos)); !added) {
@@ -284,14 +336,14 @@ Status Rewrite::verify(const std::string& name) {
 }  // namespace
 
 Result<RepairedPack> repair_pack(ChunkStore& store, PackId pack, std::span<const LostRecord> lost,
-                                 const FindElsewhere& find_elsewhere) {
+                                 const FindElsewhere& find_elsewhere, Settle settle) {
   auto& parts = ChunkStore::Implementation::of(store);
   MutexLock lock(parts.rewriting);
   RootRegistry::Hold hold(parts.registry);
   if (!hold.try_hold(Ref{pack, 0, Digest{}})) {
     return fail(EAGAIN, ErrorKind::system, fmt::format("pack {:016x} is being collected", pack.value()));
   }
-  auto repaired = Rewrite(parts, pack, lost, find_elsewhere).run();
+  auto repaired = Rewrite(parts, pack, lost, find_elsewhere, settle).run();
   if (!repaired) return tl::unexpected(repaired.error().in(fmt::format("repairing pack {:016x}", pack.value())));
   return repaired;
 }

@@ -8,8 +8,10 @@
 #include <unordered_map>
 
 #include "chunk_store_implementation.h"
+#include "delta.h"
 #include "format.h"
 #include "varve/core/log.h"
+#include "varve/core/same_bytes.h"
 
 namespace varve::chunks {
 namespace {
@@ -23,8 +25,8 @@ PackId random_pack_id() {
   return PackId{bits & ~format::kSectionMask};
 }
 
-bool same(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return std::ranges::equal(a, b);
+bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
+  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
 }  // namespace
@@ -33,21 +35,26 @@ struct RecordWriter::Implementation {
   Implementation(ChunkStore::Implementation& store_parts, RootRegistry::Hold& record_hold)
       : store(store_parts), hold(record_hold) {}
 
-  [[nodiscard]] Result<Ref> put(RecordKind kind, std::span<const std::byte> plain);
+  [[nodiscard]] Result<Ref> put(RecordKind kind, std::span<const std::byte> plain, const MaybeRef& similar);
+  [[nodiscard]] Result<std::optional<Ref>> put_node_delta(const Digest& digest, std::span<const std::byte> plain,
+                                                          const Ref& similar);
   [[nodiscard]] std::optional<Ref> find_in_open_pack(RecordKind kind, const Digest& digest,
                                                      std::span<const std::byte> plain) const;
   [[nodiscard]] std::optional<Ref> find_stored(RecordKind kind, const Digest& digest, std::span<const std::byte> plain);
   [[nodiscard]] Status check(RecordKind kind, std::size_t plain_bytes, const Encoded& encoded) const;
   [[nodiscard]] Ref add(RecordKind kind, const Digest& digest, std::size_t plain_bytes, const Encoded& encoded);
+  [[nodiscard]] Ref add_delta(RecordKind kind, const Digest& digest, std::size_t plain_bytes, const Ref& base,
+                              const Encoded& encoded);
+  [[nodiscard]] bool hold_with_base(const Ref& ref, RecordKind content);
   [[nodiscard]] Status make_room();
   [[nodiscard]] Status open_pack();
   [[nodiscard]] Status close_pack();
   [[nodiscard]] Status put_object(const std::string& name);
   void announce();
 
-  /// The open pack's newest record of this digest and kind: a digest may collide, then the older is not found.
+  /// The open pack's newest record of this digest and content: a digest may collide, then the older is not found.
   [[nodiscard]] std::optional<std::uint32_t> ordinal_of(RecordKind kind, const Digest& digest) const {
-    const auto& known = kind == RecordKind::node ? nodes_by_digest : chunks_by_digest;
+    const auto& known = content_of(kind) == RecordKind::node ? nodes_by_digest : chunks_by_digest;
     const auto it = known.find(digest);
     return it == known.end() ? std::nullopt : std::optional(it->second);
   }
@@ -59,7 +66,7 @@ struct RecordWriter::Implementation {
   RootRegistry::Hold& hold;
   PackId pack;  ///< 0: none open
   Bytes bytes;
-  std::vector<format::Entry> entries;
+  format::Table table;
   std::unordered_map<Digest, std::uint32_t> chunks_by_digest;
   std::unordered_map<Digest, std::uint32_t> nodes_by_digest;
   std::uint64_t stored_bytes = 0;
@@ -70,33 +77,60 @@ RecordWriter::RecordWriter(ChunkStore& store, RootRegistry::Hold& hold)
 RecordWriter::~RecordWriter() = default;
 
 Result<Ref> RecordWriter::put_chunk(std::span<const std::byte> plain) {
-  return implementation_->put(RecordKind::full, plain);
+  return implementation_->put(RecordKind::full, plain, {});
 }
-Result<Ref> RecordWriter::put_node(std::span<const std::byte> plain) {
-  return implementation_->put(RecordKind::node, plain);
+Result<Ref> RecordWriter::put_node(std::span<const std::byte> plain, const MaybeRef& similar) {
+  return implementation_->put(RecordKind::node, plain, similar);
 }
 
-Result<Ref> RecordWriter::Implementation::put(RecordKind kind, std::span<const std::byte> plain) {
+Result<Ref> RecordWriter::Implementation::put(RecordKind kind, std::span<const std::byte> plain,
+                                              const MaybeRef& similar) {
   if (plain.empty() || (kind == RecordKind::full && plain.size() != store.geometry.chunk_bytes())) {
     return fail_refused(EINVAL, "a record of the wrong length");
   }
   const Digest digest = store.options.digest(plain);
   if (const auto found = find_in_open_pack(kind, digest, plain)) return *found;
   if (const auto found = find_stored(kind, digest, plain)) return *found;
+  if (similar && !similar->damaged()) {
+    VARVE_TRY_ASSIGN(const auto delta, put_node_delta(digest, plain, *similar));
+    if (delta) return *delta;
+  }
   VARVE_TRY_ASSIGN(Encoded encoded, encode_payload(plain, store.options.compression));
   VARVE_TRY(check(kind, plain.size(), encoded));
   VARVE_TRY(make_room());
   return add(kind, digest, plain.size(), encoded);
 }
 
+/// Nothing when it does not pay, or what it would stand on is not to be had.
+Result<std::optional<Ref>> RecordWriter::Implementation::put_node_delta(const Digest& digest,
+                                                                        std::span<const std::byte> plain,
+                                                                        const Ref& similar) {
+  const auto below = store.packs.base_of(similar);
+  if (!below) return std::nullopt;
+  const Ref base = *below ? **below : similar;
+  const auto bytes_there = store.load(base, RecordKind::node);
+  if (!bytes_there) return std::nullopt;
+  VARVE_TRY_ASSIGN(const auto encoded,
+                   encode_delta(RecordKind::node_delta, **bytes_there, plain, store.options.compression));
+  if (!encoded || !hold.try_hold(base)) return std::nullopt;
+  VARVE_TRY(make_room());
+  return add_delta(RecordKind::node_delta, digest, plain.size(), base, *encoded);
+}
+
+Ref RecordWriter::Implementation::add_delta(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
+                                            const Ref& base, const Encoded& encoded) {
+  table.bases.push_back({static_cast<std::uint32_t>(table.entries.size()), base});
+  return add(kind, digest, plain_bytes, encoded);
+}
+
 /// The open pack has room.
 Ref RecordWriter::Implementation::add(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
                                       const Encoded& encoded) {
-  const auto ordinal = static_cast<std::uint32_t>(entries.size());
-  entries.push_back({digest, static_cast<std::uint32_t>(bytes.size()), static_cast<std::uint32_t>(encoded.bytes.size()),
-                     static_cast<std::uint32_t>(plain_bytes), kind, encoded.codec});
+  const auto ordinal = static_cast<std::uint32_t>(table.entries.size());
+  table.entries.push_back({digest, static_cast<std::uint32_t>(bytes.size()), static_cast<std::uint32_t>(encoded.bytes.size()),
+                           static_cast<std::uint32_t>(plain_bytes), kind, encoded.codec});
   bytes.insert(bytes.end(), encoded.bytes.begin(), encoded.bytes.end());
-  (kind == RecordKind::node ? nodes_by_digest : chunks_by_digest).insert_or_assign(digest, ordinal);
+  (content_of(kind) == RecordKind::node ? nodes_by_digest : chunks_by_digest).insert_or_assign(digest, ordinal);
   stored_bytes += encoded.bytes.size();
   return Ref{pack, ordinal, digest};
 }
@@ -110,10 +144,11 @@ std::optional<Ref> RecordWriter::Implementation::find_in_open_pack(RecordKind ki
                                                                    std::span<const std::byte> plain) const {
   const auto ordinal = ordinal_of(kind, digest);
   if (!ordinal) return std::nullopt;
-  const format::Entry& entry = entries[*ordinal];
-  if (entry.plain != plain.size()) return std::nullopt;
+  const format::Entry& entry = table.entries[*ordinal];
+  // A delta's bytes are not at hand: equal ones that come as deltas too are found by append_delta().
+  if (entry.plain != plain.size() || is_delta(*entry.kind)) return std::nullopt;
   Bytes decoded(entry.plain);
-  if (!decode_payload(entry.codec, payload(entry), decoded) || !same(decoded, plain)) return std::nullopt;
+  if (!decode_payload(entry.codec, payload(entry), decoded) || !same_bytes(decoded, plain)) return std::nullopt;
   return Ref{pack, *ordinal, digest};
 }
 
@@ -128,18 +163,26 @@ std::optional<Ref> RecordWriter::Implementation::find_stored(RecordKind kind, co
   const Ref ref = **hit;
   // In this order: held, so that it cannot go any more; then still there, so that it had not gone before (the bytes
   // may be cached although the pack is gone); then equal.
-  if (!hold.try_hold(ref) || !store.packs.has(ref, kind)) return std::nullopt;
+  if (!hold_with_base(ref, kind)) return std::nullopt;
   const auto bytes_there = store.load_once(ref, kind);
-  if (!bytes_there || !same(**bytes_there, plain)) return std::nullopt;
+  if (!bytes_there || !same_bytes(**bytes_there, plain)) return std::nullopt;
   return ref;
+}
+
+/// Held, and there; so is what it stands on.
+bool RecordWriter::Implementation::hold_with_base(const Ref& ref, RecordKind content) {
+  if (!hold.try_hold(ref) || !store.packs.has(ref, content)) return false;
+  const auto base = store.packs.base_of(ref);
+  return base && (!*base || (hold.try_hold(**base) && store.packs.has(**base, content)));
 }
 
 Result<Ref> RecordWriter::append(RecordKind kind, const Digest& digest, std::size_t plain_bytes, Encoded encoded) {
   Implementation& self = *implementation_;
   VARVE_TRY(self.check(kind, plain_bytes, encoded));
   if (const auto ordinal = self.ordinal_of(kind, digest)) {
-    const format::Entry& entry = self.entries[*ordinal];
-    if (entry.codec == encoded.codec && entry.plain == plain_bytes && same(self.payload(entry), encoded.bytes)) {
+    const format::Entry& entry = self.table.entries[*ordinal];
+    if (entry.kind == kind && entry.codec == encoded.codec && entry.plain == plain_bytes &&
+        same_bytes(self.payload(entry), encoded.bytes)) {
       return Ref{self.pack, *ordinal, digest};
     }
   }
@@ -147,8 +190,28 @@ Result<Ref> RecordWriter::append(RecordKind kind, const Digest& digest, std::siz
   return self.add(kind, digest, plain_bytes, encoded);
 }
 
+Result<Ref> RecordWriter::append_delta(const Digest& digest, const Ref& base, Encoded encoded) {
+  Implementation& self = *implementation_;
+  const std::size_t plain_bytes = self.store.geometry.chunk_bytes();
+  if (encoded.bytes.empty() || encoded.bytes.size() >= plain_bytes) {
+    return fail_refused(EINVAL, "a record of the wrong length");
+  }
+  if (const auto ordinal = self.ordinal_of(RecordKind::delta, digest)) {
+    const format::Entry& entry = self.table.entries[*ordinal];
+    if (entry.kind == RecordKind::delta && entry.codec == encoded.codec &&
+        std::ranges::lower_bound(self.table.bases, *ordinal, {}, &format::Base::ordinal)->ref == base &&
+        same_bytes(self.payload(entry), encoded.bytes)) {
+      return Ref{self.pack, *ordinal, digest};
+    }
+  }
+  // Reachable through an owner's root, or held: collect cannot have condemned it.
+  if (!self.hold.try_hold(base)) return fail(EAGAIN, ErrorKind::system, to_text(base) + " is being collected");
+  VARVE_TRY(self.make_room());
+  return self.add_delta(RecordKind::delta, digest, plain_bytes, base, encoded);
+}
+
 Status RecordWriter::Implementation::check(RecordKind kind, std::size_t plain_bytes, const Encoded& encoded) const {
-  if (kind == RecordKind::delta) return fail_refused(EOPNOTSUPP, "delta records are not supported by this version");
+  if (is_delta(kind)) return fail_refused(EINVAL, "a delta without what it stands on");
   const bool length = kind == RecordKind::node
                           ? plain_bytes >= format::kNodeHeaderSize && plain_bytes <= format::kMaxNodeSize
                           : plain_bytes == store.geometry.chunk_bytes();
@@ -159,7 +222,7 @@ Status RecordWriter::Implementation::check(RecordKind kind, std::size_t plain_by
 }
 
 Status RecordWriter::Implementation::make_room() {
-  if (bytes.size() >= store.options.pack_bytes || entries.size() >= kPackRecordsTarget) VARVE_TRY(close_pack());
+  if (bytes.size() >= store.options.pack_bytes || table.entries.size() >= kPackRecordsTarget) VARVE_TRY(close_pack());
   if (pack == PackId{0}) VARVE_TRY(open_pack());
   return {};
 }
@@ -187,9 +250,9 @@ Status RecordWriter::finish() {
 }
 
 Status RecordWriter::Implementation::close_pack() {
-  if (entries.empty()) return {};
+  if (table.entries.empty()) return {};
   const std::size_t end_of_payloads = bytes.size();
-  format::put_table_and_trailer(bytes, pack, 0, entries);
+  format::put_table_and_trailer(bytes, pack, 0, table);
   const Status put = put_object(format::pack_name(pack, 0));
   if (!put) {
     bytes.resize(end_of_payloads);  // as it was: finish() may be tried again
@@ -198,7 +261,7 @@ Status RecordWriter::Implementation::close_pack() {
   announce();
   pack = PackId{0};
   bytes.clear();
-  entries.clear();
+  table = {};
   chunks_by_digest.clear();
   nodes_by_digest.clear();
   return {};
@@ -211,21 +274,22 @@ Status RecordWriter::Implementation::put_object(const std::string& name) {
   VARVE_TRY_ASSIGN(const ByteCount size, store.objects.size(name));
   Bytes there(size.value() == bytes.size() ? bytes.size() : 0);
   VARVE_TRY_ASSIGN(const std::size_t count, store.objects.read(name, ByteOffset{0}, there));
-  if (count == bytes.size() && same(there, bytes)) return {};
+  if (count == bytes.size() && same_bytes(there, bytes)) return {};
   return fail(EIO, ErrorKind::system, name + " is taken by another pack: nothing was overwritten, start again");
 }
 
 /// After the pack is durable, and only then: what the locator leads to is there.
 void RecordWriter::Implementation::announce() {
   std::vector<Locator::Entry> places;
-  places.reserve(entries.size());
-  for (std::uint32_t ordinal = 0; ordinal < entries.size(); ++ordinal) {
-    places.push_back({*entries[ordinal].kind, Ref{pack, ordinal, entries[ordinal].digest}});
+  places.reserve(table.entries.size());
+  for (std::uint32_t ordinal = 0; ordinal < table.entries.size(); ++ordinal) {
+    const format::Entry& entry = table.entries[ordinal];
+    places.push_back({content_of(*entry.kind), Ref{pack, ordinal, entry.digest}});
   }
   if (const auto added = store.locator.add_pack(pack, places); !added) {
     log::warning("pack {:016x} will not be shared until the next mount: {}", pack.value(), added.error().message);
   }
-  store.packs.remember(pack, std::make_shared<const PackTable>(PackTable{0, entries}));
+  store.packs.remember(pack, std::make_shared<const PackTable>(PackTable{0, table.entries, table.bases}));
 }
 
 std::uint64_t RecordWriter::stored_bytes() const {

@@ -85,6 +85,8 @@ struct Frozen {
   [[nodiscard]] ChunkIndex next_marked(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const;
   [[nodiscard]] ChunkIndex marked_until(ChunkIndex from, ChunkIndex end, std::uint64_t blocks_per_chunk) const;
   [[nodiscard]] std::uint64_t changed_blocks(std::uint64_t blocks_per_chunk) const;
+  /// Blocks of the chunk that are marked; nothing where only chunks are.
+  [[nodiscard]] std::optional<BlockSet> blocks_of(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const;
 };
 
 /// Homes let go of by records that are not sealed yet: not free until the seal (rule 1).

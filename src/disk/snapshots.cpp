@@ -81,6 +81,18 @@ std::uint64_t Frozen::changed_blocks(std::uint64_t blocks_per_chunk) const {
   return blocks * blocks_per_chunk;
 }
 
+std::optional<BlockSet> Frozen::blocks_of(ChunkIndex chunk, std::uint64_t blocks_per_chunk) const {
+  if (all_changed || maps.empty() || kept->contains(chunk.value() / kPageChunks)) return std::nullopt;
+  BlockSet blocks;
+  for (const auto& map : maps) {
+    if (map->all()) return std::nullopt;
+    for (std::uint64_t i = 0; i < blocks_per_chunk; ++i) {
+      if (map->any(chunk.value() * blocks_per_chunk + i, 1)) blocks.set(static_cast<std::size_t>(i));
+    }
+  }
+  return blocks;
+}
+
 // --- freeze ---
 
 namespace {
@@ -604,6 +616,23 @@ Result<std::vector<FrozenRun>> LiveDisk::frozen_runs(SnapshotId id, ChunkIndex f
 
 Status LiveDisk::read_frozen(SnapshotId id, ChunkIndex chunk, std::span<std::byte> out) {
   return implementation_->read_frozen_part(id, chunk, 0, out);
+}
+
+Result<std::optional<BlockSet>> LiveDisk::frozen_blocks(SnapshotId id, ChunkIndex chunk) {
+  auto& self = *implementation_;
+  std::shared_ptr<Frozen> f;
+  {
+    MutexLock lock(self.state_mutex);
+    VARVE_TRY_ASSIGN(const std::size_t position, self.position_of(id));
+    f = self.frozen[position];
+  }
+  // A frozen map does not change: it is read without a lock.
+  return f->blocks_of(chunk, self.blocks_per_chunk());
+}
+
+Status LiveDisk::read_frozen_blocks(SnapshotId id, ChunkIndex chunk, std::size_t first_block,
+                                    std::span<std::byte> out) {
+  return implementation_->read_frozen_part(id, chunk, first_block * kBlockSize, out);
 }
 
 Status LiveDisk::committed(SnapshotId id, const OpaqueRoot& root) {

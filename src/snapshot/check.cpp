@@ -129,9 +129,23 @@ Result<Reason> Checker::verify(const Ref& ref, RecordKind kind) {
 Result<Reason> Checker::verify_now(const Ref& ref, RecordKind kind) {
   refresh_table(ref.pack);
   const Status verified = chunks_.verify_record(ref, kind);
-  if (verified) return Reason{};
-  if (!bytes_are_lost(verified.error())) return tl::unexpected(verified.error());
+  if (!verified && !bytes_are_lost(verified.error())) return tl::unexpected(verified.error());
+  VARVE_TRY_ASSIGN(const Reason base_lost, verify_base(ref, kind));
+  if (verified) return base_lost;
   return std::make_shared<const std::string>(verified.error().message);
+}
+
+/// A delta is as well as what it stands on, which is verified by itself: its bytes may have been at hand, and repair
+/// asks for what is lost.
+Result<Reason> Checker::verify_base(const Ref& ref, RecordKind kind) {
+  const auto base = chunks_.base_of(ref);
+  if (!base) {
+    if (!bytes_are_lost(base.error())) return tl::unexpected(base.error());
+    return std::make_shared<const std::string>(base.error().message);
+  }
+  if (!*base) return Reason{};
+  (kind == RecordKind::node ? seen_nodes_ : seen_chunks_).insert(**base);
+  return verify(**base, kind);
 }
 
 /// verify_record() goes by a table that may be in the cache: once a pack it is read from disk again, which drops one

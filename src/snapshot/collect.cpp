@@ -15,7 +15,8 @@
 //       absolve                           6. no pack stays condemned, whatever happened.
 //
 //  7. A node that cannot be read ends it before step "condemn": what it stood for is unknown, so everything may be
-//     alive. A damaged *chunk* stands for nothing.
+//     alive. So does a pack whose table cannot be read: its deltas stand on something. A damaged *chunk* whose pack can
+//     tell what it is stands for nothing else.
 //  8. Each node is walked once, whatever the number of roots that reach it: cost follows distinct metadata.
 //  9. A crash leaves packs that are gone or whole; the next mark starts from nothing.
 #include "varve/snapshot/collect.h"
@@ -46,10 +47,12 @@ class Marker {
 
   /// Marks what roots reach now and did not before. EIO: a node cannot be read. ECANCELED.
   Status mark() {
+    const chunks::RecordVisitor visitor{
+        .first_visit = [this](const Ref& ref, RecordKind content) { return first_visit(ref, content); },
+        .visit_base = [this](const Ref& base, RecordKind) { live_.insert(base); },
+        .on_damage = [this](const Ref& ref, const Error& error) { note_damage(ref, error); }};
     for (const Ref& root : new_roots()) {
-      VARVE_TRY(chunks::walk_records(
-          chunks_, root, [this](const Ref& ref, RecordKind kind) { return first_visit(ref, kind); },
-          [this](const Ref& ref, const Error& error) { note_damage(ref, error); }));
+      chunks::walk_records(chunks_, root, visitor);
       if (stopped_) return stopped();
       if (unreadable_) return tl::unexpected(*unreadable_);
     }
@@ -76,7 +79,9 @@ class Marker {
       if (kind == RecordKind::node) note_damage(ref, Error{EIO, ErrorKind::damaged, "a map node is marked as damaged"});
       return false;
     }
-    return live_.insert(ref);
+    const bool is_new = live_.insert(ref);
+    // A node may be alive already as what a delta stands on, and what is below it not.
+    return kind == RecordKind::node ? walked_nodes_.insert(ref) : is_new;
   }
 
   void note_damage(const Ref& ref, const Error& error) {
@@ -86,6 +91,7 @@ class Marker {
   chunks::ChunkStore& chunks_;
   const std::function<bool()>& stop_;
   RecordSet live_;
+  RecordSet walked_nodes_;
   std::unordered_set<Ref> walked_;
   std::optional<Error> unreadable_;
   bool stopped_ = false;

@@ -22,23 +22,27 @@
 //     state     entered in                 when                                  left in
 //     known     take_chunk                 zeros; unreadable (rule 10); a record apply_chunk
 //                                          with these bytes found by digest
-//     in flight take_chunk -> encoders     else: compared with P's chunk where   apply_chunk, waits for the encoder;
-//                                          the digest is P's, encoded where it   encoded: appended, equal: P's ref
-//                                          is not or the bytes differ
+//     in flight take_chunk -> encoders     else: see below                       apply_chunk, waits for the encoder
 //     applied   apply_chunk                its ref is in the map                 -
 //
+// What an encoder does with a chunk, and what becomes of it:
+//
+//     few blocks changed (the change map)  only they were read; the rest comes from P's chunk
+//     digest and bytes are P's             P's ref
+//     at most half differs from P's base   a delta on that base: P's record, or what that stands on
+//     else                                 a full record
+//
 // Invariants:
-//  1. MapBuilder gets its operations in ascending order, RecordWriter its records in the order of the chunks:
-//  neighbours
+//  1. MapBuilder gets its operations in ascending order, RecordWriter its records in the order of the chunks: neighbours
 //     in the image are neighbours in a pack. steps_ is that order.
 //  2. A ref enters the map only while something in `hold` keeps it: P's or L's root (P's refs, splices), find_equal or
 //     append.
-//  3. Two chunks become one only after their bytes were compared: with P's in compare_or_encode, with any other in
+//  3. Two chunks become one only after their bytes were compared: with P's in EncoderTask, with any other in
 //     RecordWriter::find_equal, or, when both were in flight, their encodings in RecordWriter::append.
 //  4. Memory: at most in_flight_limit() chunks with their encodings, and kMostSteps operations that have no bytes.
 //  5. A chunk that the medium does not give back ends the commit, or, where the caller has waited long enough, becomes a
-//     damaged ref (rule 10), and no other chunk suffers. P's chunk
-//     that does not load is merely "not equal": the bytes at hand replace it.
+//     damaged ref (rule 10), and no other chunk suffers. P's chunk that does not load is merely "not equal": the bytes
+//     at hand, or read then, replace it.
 //  6. Nobody sees anything of this before step 2: on an error or a stop whatever was written is garbage.
 //  7. The encoders work on buffers of in-flight steps; so nothing leaves this file before they have all answered.
 #include "varve/snapshot/commit.h"
@@ -46,18 +50,21 @@
 #include <algorithm>
 #include <cassert>
 #include <chrono>
+#include <cstring>
 #include <deque>
+#include <functional>
 #include <future>
 #include <memory>
 #include <optional>
 #include <unordered_set>
 
+#include "chunk_encoder.h"
 #include "leaf.h"
-#include "same_bytes.h"
 #include "unreadable.h"
 #include "varve/chunks/codec.h"
 #include "varve/core/buffer.h"
 #include "varve/core/log.h"
+#include "varve/core/same_bytes.h"
 
 namespace varve::snapshot {
 namespace {
@@ -76,20 +83,6 @@ std::size_t in_flight_limit(Geometry geometry) {
   return std::clamp(kMostBytesInFlight / geometry.chunk_bytes(), kFewestInFlight, kMostChunksInFlight);
 }
 
-/// What an encoder made of a chunk: nothing when P's chunk has the same bytes.
-using Outcome = std::optional<chunks::Encoded>;
-
-/// Runs on an encoder. `parent`: set when its digest is that of `bytes`.
-Result<Outcome> compare_or_encode(chunks::ChunkStore& chunks, std::span<const std::byte> bytes,
-                                  const MaybeRef& parent) {
-  if (parent) {
-    const auto loaded = chunks.load_chunk(*parent);
-    if (loaded && same_bytes(**loaded, bytes)) return Outcome{};
-  }
-  VARVE_TRY_ASSIGN(chunks::Encoded encoded, chunks::encode_payload(bytes, chunks.options().compression));
-  return Outcome{std::move(encoded)};
-}
-
 /// One operation on the map, in the order of the image.
 struct Step {
   enum class Kind { zeros, base, chunk };
@@ -103,7 +96,9 @@ struct Step {
   MaybeRef known;                          ///< the ref, unless in flight; nothing: zeros
   std::optional<BufferPool::Lease> bytes;  ///< until known, or while in flight
   Digest digest;
-  MaybeRef parent;  ///< P's ref; when in flight only if it has the same digest
+  MaybeRef parent;                         ///< P's ref
+  std::optional<disk::BlockSet> changed;   ///< what was read, where that is not all
+  bool maybe_delta = false;
   std::future<Result<Outcome>> in_flight;
 
   [[nodiscard]] bool must_wait() const {
@@ -144,13 +139,22 @@ class Commit {
   Status take_run(const disk::FrozenRun& run);
   Status take_step(Step step);
   Status take_chunk(ChunkIndex chunk);
-  Status read(ChunkIndex chunk, std::span<std::byte> out);
+  Status read_chunk(Step& step);
+  Status read(ChunkIndex chunk, std::span<std::byte> out) const;
+  Status read_blocks(ChunkIndex chunk, const disk::BlockSet& blocks, std::span<std::byte> out) const;
+  /// How much of the chunk lies in the image.
+  [[nodiscard]] std::size_t bytes_inside(ChunkIndex chunk) const {
+    return static_cast<std::size_t>(std::min<std::uint64_t>(
+        geometry_.chunk_bytes(), pending_.size.value() - geometry_.start_of(chunk).value()));
+  }
+  Result<MaybeRef> unreadable(ChunkIndex chunk, const Error& error);
   void classify(Step& step);
   void send_to_encoders(Step& step);
   Result<MaybeRef> parent_ref(ChunkIndex chunk);
   Status apply_front();
   Status apply_chunk(Step& step);
-  Result<Ref> append(const Digest& digest, chunks::Encoded encoded);
+  Result<MaybeRef> settle(Step& step, Outcome outcome);
+  Result<Ref> append(Outcome outcome);
   void wait_for_encoders();
 
   disk::LiveDisk& live_;
@@ -275,31 +279,62 @@ Status Commit::take_chunk(ChunkIndex chunk) {
   Step step;
   step.first = chunk;
   VARVE_TRY_ASSIGN(step.parent, parent_ref(chunk));
+  if (step.parent && step.parent->damaged()) step.parent.reset();
   step.bytes.emplace(buffers_.take());
-  const Status got = read(chunk, step.bytes->span());
+  const Status got = read_chunk(step);
   if (!got) {
     if (!bytes_are_lost(got.error())) return got;
-    progress_.met_unreadable = true;
-    if (unreadable_ == Unreadable::fail) return got;
-    ++result_.damaged_chunks;
-    log::error("snapshot \"{}\": chunk {} (bytes from {}) cannot be read and is kept as damaged: {}", pending_.name,
-               chunk.value(), geometry_.start_of(chunk).value(), got.error().message);
-    step.known = Ref::make_damaged();
+    VARVE_TRY_ASSIGN(step.known, unreadable(chunk, got.error()));
     step.bytes.reset();
   }
   return take_step(std::move(step));
 }
 
-/// Bytes behind the image's end are zeros, whatever the disk has there.
-Status Commit::read(ChunkIndex chunk, std::span<std::byte> out) {
+/// Invariant 5: what becomes of a chunk whose bytes are lost.
+Result<MaybeRef> Commit::unreadable(ChunkIndex chunk, const Error& error) {
+  progress_.met_unreadable = true;
+  if (unreadable_ == Unreadable::fail) return tl::unexpected(error);
+  ++result_.damaged_chunks;
+  log::error("snapshot \"{}\": chunk {} (bytes from {}) cannot be read and is kept as damaged: {}", pending_.name,
+             chunk.value(), geometry_.start_of(chunk).value(), error.message);
+  return MaybeRef{Ref::make_damaged()};
+}
+
+/// Only the blocks that changed, where P has the chunk and they are few.
+Status Commit::read_chunk(Step& step) {
+  const auto bytes = step.bytes->span();
+  if (!step.parent) return read(step.first, bytes);
+  VARVE_TRY_ASSIGN(const auto blocks, live_.frozen_blocks(pending_.id, step.first));
+  step.maybe_delta = !blocks;
+  if (!blocks || blocks->count() * 2 > geometry_.blocks_per_chunk()) return read(step.first, bytes);
+  step.changed = blocks;
+  return read_blocks(step.first, *blocks, bytes);
+}
+
+Status Commit::read(ChunkIndex chunk, std::span<std::byte> out) const {
   Status got;
   for (int attempt = 0; attempt < kReadAttempts; ++attempt) {
     got = live_.read_frozen(pending_.id, chunk, out);
     if (got) break;
   }
   VARVE_TRY(got);
-  const std::uint64_t inside = pending_.size.value() - geometry_.start_of(chunk).value();
-  if (inside < out.size()) std::ranges::fill(out.subspan(static_cast<std::size_t>(inside)), std::byte{0});
+  std::ranges::fill(out.subspan(bytes_inside(chunk)), std::byte{0});  // whatever the disk has behind the image's end
+  return {};
+}
+
+Status Commit::read_blocks(ChunkIndex chunk, const disk::BlockSet& blocks, std::span<std::byte> out) const {
+  const std::size_t count = out.size() / kBlockSize;
+  for (std::size_t i = 0; i < count;) {
+    std::size_t end = i;
+    while (end < count && blocks.test(end)) ++end;
+    Status got;
+    for (int attempt = 0; end > i && attempt < kReadAttempts; ++attempt) {
+      got = live_.read_frozen_blocks(pending_.id, chunk, i, out.subspan(i * kBlockSize, (end - i) * kBlockSize));
+      if (got) break;
+    }
+    VARVE_TRY(got);
+    i = end + 1;
+  }
   return {};
 }
 
@@ -314,14 +349,14 @@ Result<MaybeRef> Commit::parent_ref(ChunkIndex chunk) {
 
 /// From "read" to known or in flight. The step is in steps_ already: encoders point to its buffer.
 void Commit::classify(Step& step) {
+  if (step.changed) return send_to_encoders(step);
   const auto bytes = step.bytes->span();
   if (all_zero(bytes)) {
     step.bytes.reset();
     return;
   }
   step.digest = chunks_.digest(bytes);
-  if (step.parent && (step.parent->damaged() || step.parent->digest != step.digest)) step.parent.reset();
-  if (!step.parent) {
+  if (!step.parent || step.parent->digest != step.digest) {
     step.known = writer_.find_equal(chunks::RecordKind::full, step.digest, bytes);
     if (step.known) {
       ++result_.shared_chunks;
@@ -333,9 +368,10 @@ void Commit::classify(Step& step) {
 }
 
 void Commit::send_to_encoders(Step& step) {
-  const std::span<const std::byte> bytes = step.bytes->span();
-  auto task = std::make_shared<std::packaged_task<Result<Outcome>()>>(
-      [&chunks = chunks_, bytes, parent = step.parent] { return compare_or_encode(chunks, bytes, parent); });
+  auto encoder = std::make_shared<EncoderTask>(EncoderTask{
+      chunks_, step.bytes->span(), bytes_inside(step.first), step.parent, step.changed, step.maybe_delta, step.digest,
+      [this, chunk = step.first](std::span<std::byte> out) { return read(chunk, out); }});
+  auto task = std::make_shared<std::packaged_task<Result<Outcome>()>>([encoder] { return encoder->run(); });
   step.in_flight = task->get_future();
   ++chunks_in_flight_;
   encoders_.submit([task] { (*task)(); });
@@ -364,22 +400,43 @@ Status Commit::apply_chunk(Step& step) {
     auto outcome = step.in_flight.get();
     --chunks_in_flight_;
     if (!outcome) return tl::unexpected(std::move(outcome).error());
-    if (*outcome) {
-      VARVE_TRY_ASSIGN(step.known, append(step.digest, std::move(**outcome)));
-    } else {
-      step.known = step.parent;
-      ++result_.shared_chunks;
-    }
+    VARVE_TRY_ASSIGN(step.known, settle(step, std::move(*outcome)));
   }
   return builder_.set(step.first, step.known);
 }
 
+Result<MaybeRef> Commit::settle(Step& step, Outcome outcome) {
+  switch (outcome.kind) {
+    case Outcome::Kind::zeros:
+      return MaybeRef{};
+    case Outcome::Kind::unreadable:
+      return unreadable(step.first, outcome.error);
+    case Outcome::Kind::parent:
+      ++result_.shared_chunks;
+      return step.parent;
+    case Outcome::Kind::delta:
+    case Outcome::Kind::full:
+      break;
+  }
+  if (step.changed) {
+    // Its digest was not known before.
+    if (auto found = writer_.find_equal(chunks::RecordKind::full, outcome.digest, step.bytes->span())) {
+      ++result_.shared_chunks;
+      return found;
+    }
+  }
+  VARVE_TRY_ASSIGN(const Ref ref, append(std::move(outcome)));
+  return MaybeRef{ref};
+}
+
 /// An equal chunk that was in flight at the same time may have been appended meanwhile: then nothing is stored.
-Result<Ref> Commit::append(const Digest& digest, chunks::Encoded encoded) {
+Result<Ref> Commit::append(Outcome outcome) {
   const std::uint64_t before = writer_.stored_bytes();
-  VARVE_TRY_ASSIGN(const Ref ref,
-                   writer_.append(chunks::RecordKind::full, digest, geometry_.chunk_bytes(), std::move(encoded)));
-  ++(writer_.stored_bytes() == before ? result_.shared_chunks : result_.new_chunks);
+  Result<Ref> ref = outcome.kind == Outcome::Kind::delta
+                        ? writer_.append_delta(outcome.digest, outcome.base, std::move(outcome.encoded))
+                        : writer_.append(chunks::RecordKind::full, outcome.digest, geometry_.chunk_bytes(),
+                                         std::move(outcome.encoded));
+  if (ref) ++(writer_.stored_bytes() == before ? result_.shared_chunks : result_.new_chunks);
   return ref;
 }
 

@@ -5,7 +5,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "same_bytes.h"
+#include "varve/core/same_bytes.h"
 
 namespace varve::snapshot {
 namespace {

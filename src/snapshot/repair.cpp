@@ -6,7 +6,7 @@
 //     repair     pack by pack (chunks/pack_repair.h)  each lost record: from the pack itself, the cache, another record,
 //                                                     the live side
 //
-// until a round repairs nothing. Everything found is verified against the digest before it is written and after.
+// until a round repairs nothing; then packs without a table are settled. Everything found is verified against the digest before it is written and after.
 #include "varve/snapshot/repair.h"
 
 #include <fmt/format.h>
@@ -18,9 +18,9 @@
 #include <unordered_set>
 
 #include "checker.h"
-#include "same_bytes.h"
 #include "varve/chunks/pack_repair.h"
 #include "varve/core/log.h"
+#include "varve/core/same_bytes.h"
 
 namespace varve::snapshot {
 namespace {
@@ -120,6 +120,7 @@ class Repair {
       VARVE_TRY_ASSIGN(const bool better, repair_round());
       if (!better) break;
     }
+    VARVE_TRY(settle());
     return std::move(result_);
   }
 
@@ -128,6 +129,7 @@ class Repair {
   Status survey(Checker& checker);
   Status find_duplicates(const LostRecords& lost);
   Result<bool> repair_one(PackId pack);
+  Status settle();
   BytesPointer find_elsewhere(const LostRecord& record, const UseFinder& uses);
   BytesPointer find_stored(const LostRecord& record);
   BytesPointer find_live(const LostRecord& record, const UseFinder& uses);
@@ -199,7 +201,7 @@ Status Repair::find_duplicates(const LostRecords& lost) {
     for (const chunks::RecordInfo& info : *table) {
       const auto found = wanted.find(info.digest);
       const Ref ref{pack, info.ordinal, info.digest};
-      if (found == wanted.end() || found->second != info.kind || lost.contains(ref)) continue;
+      if (found == wanted.end() || found->second != chunks::content_of(info.kind) || lost.contains(ref)) continue;
       auto& places = duplicates_[info.digest];
       if (places.size() < kMostDuplicates) places.push_back(ref);
     }
@@ -236,6 +238,24 @@ Result<bool> Repair::repair_one(PackId pack) {
     say(result_.repaired, chunks::to_text(record.ref) + ": from " + sources_[record.ref]);
   }
   return true;
+}
+
+/// Packs whose table nothing could bring back.
+Status Repair::settle() {
+  for (const auto& [pack, lost] : packs_) {
+    const auto table = chunks_.pack_table(pack);
+    if (table || table.error().kind != ErrorKind::damaged) continue;
+    const auto settled = chunks::repair_pack(
+        chunks_, pack, lost, [](const LostRecord&) { return BytesPointer{}; }, chunks::Settle::yes);
+    if (!settled) {
+      say(result_.failed, settled.error().message);
+      continue;
+    }
+    if (!settled->written) continue;
+    ++result_.packs;
+    say(result_.repaired, fmt::format("pack {:016x}: has a table again, in which what is lost is gone", pack.value()));
+  }
+  return {};
 }
 
 BytesPointer Repair::find_elsewhere(const LostRecord& record, const UseFinder& uses) {

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "../../src/chunks/delta.h"
 #include "../../src/chunks/format.h"
 #include "fuzz.h"
 #include "varve/chunks/chunk_map.h"
@@ -78,6 +79,16 @@ Bytes some_node(unsigned number) {
   return bytes;
 }
 
+/// Two of them differ in one slot.
+Bytes large_node(unsigned number) {
+  format::NodeSlots slots;
+  for (std::size_t i = 0; i < 8; ++i) slots[i] = Ref{kPack, 3, Digest{9, i}};
+  slots[9] = Ref{kPack, number, Digest{number, 7}};
+  Bytes bytes;
+  format::put_node(bytes, 0, slots);
+  return bytes;
+}
+
 /// With the digest that fits what the trailer says is the table.
 Bytes resealed(Bytes file) {
   if (file.size() < format::kTrailerSize) return file;
@@ -127,7 +138,7 @@ void fuzz_pack_repair(Input input) {
     std::vector<LostRecord> readable;
     if (const auto records = world.store.pack_table(kPack)) {
       for (const RecordInfo& info : std::span(*records).first(std::min<std::size_t>(records->size(), 16))) {
-        const LostRecord record{{kPack, info.ordinal, info.digest}, info.kind};
+        const LostRecord record{{kPack, info.ordinal, info.digest}, content_of(info.kind)};
         if (world.store.verify_record(record.ref, record.kind)) readable.push_back(record);
       }
     }
@@ -141,6 +152,9 @@ void fuzz_pack_repair(Input input) {
       if (record.ref.ordinal != 2) return nullptr;
       return std::make_shared<const Bytes>(chunk);
     });
+    const auto settled = repair_pack(
+        world.store, kPack, lost, [](const LostRecord&) { return BytesPointer{}; }, Settle::yes);
+    require(settled.has_value() && world.store.pack_table(kPack).has_value(), "a pack that was settled has a table");
     world.store.drop_caches();
     for (const LostRecord& record : readable) {
       require(world.store.verify_record(record.ref, record.kind).has_value(), "a repair loses nothing that is readable");
@@ -158,23 +172,39 @@ Seeds pack_seeds() {
   Seeds seeds;
   for (const bool compressed : {true, false}) {
     Bytes pack;
-    std::vector<format::Entry> entries;
+    format::Table table;
+    auto& entries = table.entries;
     format::put_header(pack);
-    const auto add = [&](RecordKind kind, const Bytes& plain) {
-      const Encoded encoded = encode_payload(plain, Compression{compressed ? Codec::zstd : Codec::raw, 1}).value();
+    const Compression compression{compressed ? Codec::zstd : Codec::raw, 1};
+    const auto append = [&](RecordKind kind, const Bytes& plain, const Encoded& encoded) {
       entries.push_back({digest_of(plain), static_cast<std::uint32_t>(pack.size()),
                          static_cast<std::uint32_t>(encoded.bytes.size()), static_cast<std::uint32_t>(plain.size()), kind,
                          encoded.codec});
       pack.insert(pack.end(), encoded.bytes.begin(), encoded.bytes.end());
     };
+    const auto add = [&](RecordKind kind, const Bytes& plain) {
+      append(kind, plain, encode_payload(plain, compression).value());
+    };
+    const auto add_delta = [&](RecordKind kind, const Bytes& plain, std::uint32_t base_ordinal, const Bytes& base) {
+      const auto encoded = encode_delta(kind, base, plain, compression).value();
+      require(encoded.has_value(), "there is a delta");
+      table.bases.push_back({static_cast<std::uint32_t>(entries.size()), {kPack, base_ordinal, digest_of(base)}});
+      append(kind, plain, *encoded);
+    };
     add(RecordKind::node, some_node(1));
     if (compressed) {
       add(RecordKind::full, chunk_of(1));
       add(RecordKind::full, chunk_of(2));
+      Bytes changed = chunk_of(1);
+      changed[5000] = std::byte{0xA5};
+      add_delta(RecordKind::delta, changed, 1, chunk_of(1));
     }
     entries.push_back({});
     add(RecordKind::node, some_node(4));
-    format::put_table_and_trailer(pack, kPack, 0, entries);
+    const auto last = static_cast<std::uint32_t>(entries.size() - 1);
+    add(RecordKind::node, large_node(5));
+    add_delta(RecordKind::node_delta, large_node(6), last + 1, large_node(5));
+    format::put_table_and_trailer(pack, kPack, 0, table);
     seeds.push_back(std::move(pack));
   }
   return seeds;

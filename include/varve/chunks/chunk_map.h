@@ -52,13 +52,18 @@ class ChunkMap {
 [[nodiscard]] Status for_each_slot(ChunkStore& store, const Ref& node, int level,
                                    const std::function<Status(std::size_t slot, const Ref& ref)>& visit);
 
-/// Visits every record a root reaches, nodes included, once each per `Visitor`: `first_visit(ref)` returns false for
-/// what was seen before (then its subtree is not walked again). For collect and check. A node that cannot be read is
-/// reported to `on_damage` and the walk goes on. Damaged chunk refs (rule 10) are visited, being in no pack. Never
-/// fails by itself.
-[[nodiscard]] Status walk_records(ChunkStore& store, const MaybeRef& root,
-                                  const std::function<bool(const Ref&, RecordKind)>& first_visit,
-                                  const std::function<void(const Ref&, const Error&)>& on_damage);
+/// What a walk over all records that a root reaches calls.
+struct RecordVisitor {
+  /// A node or chunk in the map. False for one seen before: then nothing below it is walked.
+  std::function<bool(const Ref&, RecordKind content)> first_visit;
+  /// What a delta that was visited stands on. If it is a node, nothing below it is reached by that: it counts as seen
+  /// only when first_visit() has it too.
+  std::function<void(const Ref&, RecordKind content)> visit_base;
+  /// A node that cannot be read, or a record of which it cannot be told whether it stands on another. The walk goes on.
+  std::function<void(const Ref&, const Error&)> on_damage;
+};
+/// For collect and check. Damaged chunk refs (rule 10) are visited, being in no pack.
+void walk_records(ChunkStore& store, const MaybeRef& root, const RecordVisitor& visitor);
 
 /// Builds a new map from `base` by operations in ascending, non-overlapping order; what they do not touch stays the
 /// base's. Streams: memory is one node a level. A node equal to the base's in its place is the base's, without being

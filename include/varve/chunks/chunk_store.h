@@ -50,6 +50,7 @@ struct RecordInfo {
   std::uint64_t stored_bytes = 0;
   std::uint64_t plain_bytes = 0;
   Digest digest;
+  MaybeRef base;  ///< of a delta
 };
 
 /// Any thread. `objects`, `locator` and `registry` must outlive it.
@@ -68,12 +69,19 @@ class ChunkStore {
   /// The chunk's bytes, chunk_size of them. EIO (damaged) naming pack and ordinal when the pack is missing, cut,
   /// or the bytes do not match the digest; EIO for a damaged ref; system errors as they come.
   [[nodiscard]] Result<BytesPointer> load_chunk(const Ref& ref);
+  /// The same; what is not in the cache is read and not kept there: for comparisons, which must not push out what
+  /// guests read.
+  [[nodiscard]] Result<BytesPointer> load_chunk_once(const Ref& ref);
+  /// The record that this one stands on, if it is a delta (a base is none itself). It must be kept as long as the delta.
+  /// EIO (damaged), and system errors, when that cannot be told.
+  [[nodiscard]] Result<MaybeRef> base_of(const Ref& ref);
   /// From the cache only: null when it would have to be loaded.
   [[nodiscard]] BytesPointer peek_chunk(const Ref& ref);
   /// A decoded and verified node record (chunk_map.h interprets it).
   [[nodiscard]] Result<BytesPointer> load_node(const Ref& ref);
   /// Reads and verifies the record's bytes past all caches: for `check`, which calls pack_table() first for each pack
-  /// (the table that this goes by is the cached one).
+  /// (the table that this goes by is the cached one), and verifies what a delta stands on by itself (here it may come
+  /// from the cache).
   [[nodiscard]] Status verify_record(const Ref& ref, RecordKind kind);
 
   /// Ids of all packs in the object store.
@@ -110,6 +118,12 @@ class ChunkStore {
   std::unique_ptr<Implementation> implementation_;
 };
 
+/// The payload of a delta that makes chunk `plain` of chunk `base`; nothing when more than half of its blocks differ,
+/// or when a delta would not be shorter. Any thread. EIO (damaged) as encode_payload().
+[[nodiscard]] Result<std::optional<Encoded>> encode_chunk_delta(std::span<const std::byte> base,
+                                                                std::span<const std::byte> plain,
+                                                                Compression compression);
+
 /// Writes the records of one commit. A ref it returns is readable through the ChunkStore once the pack it is in is
 /// durable: after finish(), or earlier when the pack filled up. Everything it writes or shares is in its hold until
 /// it goes. One thread at a time; encoding may run in parallel beforehand: find_equal(), else encode_payload()
@@ -126,12 +140,17 @@ class RecordWriter {
   /// A record with these bytes: an existing one found by digest (in this writer's open pack or through the locator),
   /// compared byte by byte, or a new one. A chunk has chunk_size bytes, else EINVAL.
   [[nodiscard]] Result<Ref> put_chunk(std::span<const std::byte> plain);
-  [[nodiscard]] Result<Ref> put_node(std::span<const std::byte> plain);
+  /// `similar`: a node that differs little, if one is known. Where it pays the new one is stored as a delta on it (or
+  /// on what that stands on). Its owner, or something in the hold, must keep it.
+  [[nodiscard]] Result<Ref> put_node(std::span<const std::byte> plain, const MaybeRef& similar = {});
   /// The shareable record with exactly these bytes, if there is one (and it is now held).
   [[nodiscard]] std::optional<Ref> find_equal(RecordKind kind, const Digest& digest, std::span<const std::byte> plain);
   /// Appends an already encoded record, unless the open pack has the very same encoded bytes (two equal chunks that
-  /// were encoded at the same time). `digest` is ChunkStore::digest of its plain bytes. Deltas: EOPNOTSUPP.
+  /// were encoded at the same time). `digest` is ChunkStore::digest of its plain bytes. Not for deltas: EINVAL.
   [[nodiscard]] Result<Ref> append(RecordKind kind, const Digest& digest, std::size_t plain_bytes, Encoded encoded);
+  /// The same for a chunk that encode_chunk_delta() has encoded on `base`, which its owner, or something in the hold,
+  /// must keep.
+  [[nodiscard]] Result<Ref> append_delta(const Digest& digest, const Ref& base, Encoded encoded);
   /// Makes everything appended durable. May be called more than once.
   [[nodiscard]] Status finish();
   /// Bytes of payload appended so far (new records only).

@@ -13,7 +13,15 @@
 
 namespace varve::chunks {
 
-enum class RecordKind : std::uint8_t { full = 1, delta = 2, node = 3 };
+/// How a record is stored. What it holds is a chunk (full, delta) or a map node (node, node_delta); where a function
+/// asks for one or the other it takes `full` or `node`.
+enum class RecordKind : std::uint8_t { full = 1, delta = 2, node = 3, node_delta = 4 };
+[[nodiscard]] constexpr bool is_delta(RecordKind kind) {
+  return kind == RecordKind::delta || kind == RecordKind::node_delta;
+}
+[[nodiscard]] constexpr RecordKind content_of(RecordKind kind) {
+  return kind == RecordKind::node || kind == RecordKind::node_delta ? RecordKind::node : RecordKind::full;
+}
 enum class Codec : std::uint8_t { raw = 0, zstd = 1 };
 
 struct Compression {

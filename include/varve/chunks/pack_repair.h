@@ -16,7 +16,7 @@ namespace varve::chunks {
 /// A record that something stands on and that cannot be read.
 struct LostRecord {
   Ref ref;
-  RecordKind kind = RecordKind::full;
+  RecordKind kind = RecordKind::full;  ///< what it holds: full or node
 };
 
 /// Plain bytes with the record's digest that somebody still has; null when nobody does. Called without locks.
@@ -29,11 +29,15 @@ struct RepairedPack {
   std::vector<LostRecord> still_lost;
 };
 
+/// Whether a pack whose table is lost gets one in any case, in which what was not found is gone: until then collect cannot
+/// tell what it keeps alive, and stops.
+enum class Settle { no, yes };
+
 /// `lost`: all lost records of this pack that are wanted; none, when only its header is damaged. The pack may be
 /// missing. Nothing is written when nothing would be better than before. One repair at a time; any thread.
 /// EAGAIN: the pack is being collected. EIO where the new generation does not read back: it is removed again.
 [[nodiscard]] Result<RepairedPack> repair_pack(ChunkStore& store, PackId pack, std::span<const LostRecord> lost,
-                                               const FindElsewhere& find_elsewhere);
+                                               const FindElsewhere& find_elsewhere, Settle settle = Settle::no);
 
 /// Removes the old generations that a crash between "new one durable" and "old one removed" left, where the new one
 /// reads well.

@@ -10,6 +10,7 @@
 // bytes each while they last; for each pending snapshot the places that changed since, at most as much again.
 #pragma once
 
+#include <bitset>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -59,6 +60,9 @@ struct PendingInfo {
 };
 
 enum class PlaceKind : std::uint8_t { zero = 0, base = 1, home = 2, detour = 3 };
+
+/// Blocks of one chunk.
+using BlockSet = std::bitset<kMaxChunkSize / kBlockSize>;
 
 /// A run of frozen chunks that changed since P, for the commit.
 struct FrozenRun {
@@ -201,6 +205,12 @@ class LiveDisk {
   [[nodiscard]] Result<std::vector<FrozenRun>> frozen_runs(SnapshotId id, ChunkIndex from, std::size_t max_runs);
   /// The bytes of a chunk frozen at Home or in a Detour. EIO from the medium as it comes (rule 10).
   [[nodiscard]] Status read_frozen(SnapshotId id, ChunkIndex chunk, std::span<std::byte> out);
+  /// Which blocks of a changed chunk changed since P: the others have P's bytes. Nothing where only the chunk is known
+  /// (after a power loss): any may have.
+  [[nodiscard]] Result<std::optional<BlockSet>> frozen_blocks(SnapshotId id, ChunkIndex chunk);
+  /// As read_frozen(), from a block of the chunk on.
+  [[nodiscard]] Status read_frozen_blocks(SnapshotId id, ChunkIndex chunk, std::size_t first_block,
+                                          std::span<std::byte> out);
   /// The log has it: P of the successor becomes `root`, durably, then the pending snapshot and its pins are gone.
   [[nodiscard]] Status committed(SnapshotId id, const OpaqueRoot& root);
 

@@ -5,7 +5,7 @@
 #include <cstring>
 #include <span>
 
-namespace varve::snapshot {
+namespace varve {
 
 [[nodiscard]] inline bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
@@ -18,4 +18,4 @@ namespace varve::snapshot {
          (bytes[0] == std::byte{0} && std::memcmp(bytes.data(), bytes.data() + 1, bytes.size() - 1) == 0);
 }
 
-}  // namespace varve::snapshot
+}  // namespace varve

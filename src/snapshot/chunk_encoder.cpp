@@ -1,0 +1,63 @@
+#include "chunk_encoder.h"
+
+#include <algorithm>
+#include <cstring>
+
+#include "unreadable.h"
+#include "varve/core/same_bytes.h"
+
+namespace varve::snapshot {
+
+/// All bytes, and their digest. An outcome when there is nothing left to do.
+Result<std::optional<Outcome>> EncoderTask::complete(const chunks::BytesPointer& parent_bytes) {
+  if (!changed) return std::nullopt;
+  if (parent_bytes != nullptr) {
+    for (std::size_t at = 0; at < bytes.size(); at += kBlockSize) {
+      if (changed->test(at / kBlockSize)) continue;
+      std::memcpy(bytes.data() + at, parent_bytes->data() + at, kBlockSize);
+    }
+    std::ranges::fill(bytes.subspan(inside), std::byte{0});
+  } else if (const Status got = read_whole(bytes); !got) {
+    if (!bytes_are_lost(got.error())) return tl::unexpected(got.error());
+    return Outcome{Outcome::Kind::unreadable, {}, {}, {}, got.error()};
+  }
+  if (all_zero(bytes)) return Outcome{Outcome::Kind::zeros, {}, {}, {}, {}};
+  digest = chunks.digest(bytes);
+  return std::nullopt;
+}
+
+Result<std::optional<Outcome>> EncoderTask::try_delta(const chunks::BytesPointer& parent_bytes) const {
+  const auto below = chunks.base_of(*parent);
+  if (!below) return std::nullopt;
+  chunks::BytesPointer base_bytes = parent_bytes;
+  if (*below) {
+    const auto loaded = chunks.load_chunk_once(**below);
+    if (!loaded) return std::nullopt;
+    base_bytes = *loaded;
+  }
+  VARVE_TRY_ASSIGN(auto encoded, chunks::encode_chunk_delta(*base_bytes, bytes, chunks.options().compression));
+  if (!encoded) return std::nullopt;
+  return Outcome{Outcome::Kind::delta, digest, *below ? **below : *parent, std::move(*encoded), {}};
+}
+
+Result<Outcome> EncoderTask::run() {
+  chunks::BytesPointer parent_bytes;
+  const bool same_digest = parent && !changed && parent->digest == digest;
+  if (parent && (changed || same_digest || maybe_delta)) {
+    // One that does not load is merely of no help.
+    if (auto loaded = chunks.load_chunk_once(*parent)) parent_bytes = std::move(*loaded);
+  }
+  VARVE_TRY_ASSIGN(auto done, complete(parent_bytes));
+  if (done) return std::move(*done);
+  if (parent_bytes != nullptr && parent->digest == digest && same_bytes(*parent_bytes, bytes)) {
+    return Outcome{Outcome::Kind::parent, {}, {}, {}, {}};
+  }
+  if (parent_bytes != nullptr && (changed || maybe_delta)) {
+    VARVE_TRY_ASSIGN(auto delta, try_delta(parent_bytes));
+    if (delta) return std::move(*delta);
+  }
+  VARVE_TRY_ASSIGN(chunks::Encoded encoded, chunks::encode_payload(bytes, chunks.options().compression));
+  return Outcome{Outcome::Kind::full, digest, {}, std::move(encoded), {}};
+}
+
+}  // namespace varve::snapshot
