@@ -174,6 +174,7 @@ class Commit {
   chunks::RecordWriter writer_;
   chunks::MapBuilder builder_;
   std::deque<std::unique_ptr<Step>> steps_;  ///< invariant 1
+  std::uint64_t applied_until_ = 0;          ///< chunk behind the last that is in the map
   std::size_t chunks_in_flight_ = 0;
   Committed result_;
 };
@@ -272,6 +273,7 @@ Status Commit::take_step(Step step) {
                                steps_.size() >= kMostSteps);
   };
   while (must_apply()) VARVE_TRY(apply_front());
+  assert(chunks_in_flight_ < in_flight_limit(geometry_) && steps_.size() < kMostSteps);  // invariant 4
   return {};
 }
 
@@ -379,6 +381,8 @@ void Commit::send_to_encoders(Step& step) {
 
 Status Commit::apply_front() {
   Step& step = *steps_.front();
+  assert(step.first.value() >= applied_until_);  // invariant 1
+  applied_until_ = step.first.value() + step.count.value();
   switch (step.kind) {
     case Step::Kind::zeros:
       VARVE_TRY(builder_.zero(step.first, step.count));
