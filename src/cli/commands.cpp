@@ -9,6 +9,8 @@
 #include <nlohmann/json.hpp>
 
 #include "diff.h"
+#include "export.h"
+#include "import.h"
 #include "mount.h"
 #include "print.h"
 #include "report.h"
@@ -169,6 +171,12 @@ int dispatch(const Options& options) {
     case Command::diff:
       stop_when_interrupted();
       return run_diff(options, context_of_caller());
+    case Command::export_stream:
+      stop_when_interrupted();
+      return run_export(options, context_of_caller());
+    case Command::import_stream:
+      stop_when_interrupted();
+      return run_import(options, context_of_caller());
     case Command::check:
       return run_check(options);
     case Command::collect:

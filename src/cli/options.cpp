@@ -129,6 +129,29 @@ void add_diff(CLI::App& app, Options& options) {
   add_json(diff, options);
 }
 
+void add_export(CLI::App& app, Options& options) {
+  auto& command = add_command(app, options, Command::export_stream, "export",
+                              "write a snapshot, or what changed since another, as a stream");
+  command.add_option("SNAPSHOT", options.image, kImageHelp)->type_name("")->required();
+  command.add_option("FILE", options.path, "what to write; - is standard output")->type_name("")->required();
+  command.add_option("--since", options.since, "only what changed since this snapshot, of the same disk or an IMAGE")
+      ->type_name("BASE");
+  add_store(command, options);
+  add_json(command, options);
+}
+
+void add_import(CLI::App& app, Options& options) {
+  auto& command = add_command(app, options, Command::import_stream, "import", "make a snapshot of what export wrote");
+  command.add_option("FILE", options.path, "what to read; - is standard input")->type_name("")->required();
+  command.add_option("DISK", options.image, "a disk, or a path in a mount; a new one unless the stream has a base")
+      ->type_name("")
+      ->required();
+  command.add_option("--as", options.as, "name of the new snapshot (default: the one it had)")->type_name("NAME");
+  command.add_flag("--force", options.force, "give up changes of the live image, and an import that was interrupted");
+  add_store(command, options);
+  add_json(command, options);
+}
+
 void add_check(CLI::App& app, Options& options) {
   auto& check = add_command(app, options, Command::check, "check", "read and verify everything in a store");
   check.add_option("STORE", options.path, "the store's directory, or any path in its mount")->type_name("");
@@ -157,6 +180,8 @@ void build(CLI::App& app, Options& options) {
   add_restore(app, options);
   add_clone(app, options);
   add_diff(app, options);
+  add_export(app, options);
+  add_import(app, options);
   add_check(app, options);
   add_collect(app, options);
   add_store(app, options);

@@ -23,19 +23,22 @@ enum ExitCode : int {
   kExitDamage = 3,  ///< `check` found damage, or left some unrepaired
 };
 
-enum class Command { init, mount, list, info, restore, clone, diff, check, collect };
+enum class Command { init, mount, list, info, restore, clone, diff, export_stream, import_stream, check, collect };
 
 /// What was said. Words are as typed: image.h finds out what they mean.
 struct Options {
   Command command = Command::list;
   bool json = false;
   std::optional<std::string> store;  ///< --store
-  std::string path;                  ///< STORE of init, mount, check, collect; empty: not given
+  std::string path;                  ///< STORE of init, mount, check, collect, FILE of export, import; empty: not given
   std::string image;                 ///< DISK, DISK@SNAPSHOT or a path; empty: not given
   std::string name;                  ///< NEW of clone, B of diff
   std::optional<std::string> to;     ///< --to of restore
   bool repair = false;               ///< --repair of check
   bool raw = false;                  ///< --raw of diff
+  std::optional<std::string> since;  ///< --since of export
+  std::optional<std::string> as;     ///< --as of import
+  bool force = false;                ///< --force of import
   store::InitOptions init;
   std::string mountpoint;
   bool foreground = false;

@@ -57,6 +57,9 @@ void fuzz_journal_records(Input input);
 Seeds journal_records_seeds();
 void fuzz_volatile(Input input);
 Seeds volatile_seeds();
+// streams.cpp
+void fuzz_export_stream(Input input);
+Seeds export_stream_seeds();
 // words.cpp
 void fuzz_mount_options(Input input);
 Seeds mount_options_seeds();

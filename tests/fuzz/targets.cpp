@@ -19,6 +19,7 @@ const std::vector<Target>& targets() {
       {"journal", fuzz_journal, journal_seeds},
       {"journal-records", fuzz_journal_records, journal_records_seeds},
       {"volatile", fuzz_volatile, volatile_seeds},
+      {"export-stream", fuzz_export_stream, export_stream_seeds},
       {"mount-options", fuzz_mount_options, mount_options_seeds},
       {"request", fuzz_request, request_seeds},
       {"names", fuzz_names, names_seeds},
