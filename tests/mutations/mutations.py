@@ -113,7 +113,7 @@ MUTATIONS = [
              'identity_ = XXH3_64bits(text.data(), text.size());', 'identity_ = 1;',
              DISK, RULES + 'Rule9TheWay*:' + RULES + 'Rule9AChangeMap*'),
     Mutation(10, 'a chunk that cannot be read is committed as damaged', 'src/snapshot/commit.cpp',
-             'step.known = Ref::make_damaged();', '',
+             'return MaybeRef{Ref::make_damaged()};', 'return MaybeRef{};',
              'snapshot/snapshot_test', '*ommit*'),
     Mutation(11, 'a slot whose write failed is free again', 'src/disk/writing.cpp',
              'if (to.kind == PlaceKind::detour) give_back_slot(to.slot);', '',
