@@ -19,6 +19,7 @@
 #include <optional>
 
 #include "diff.h"
+#include "import_check.h"
 #include "mounted.h"
 #include "print.h"
 #include "report.h"
@@ -340,7 +341,9 @@ class Import {
 
   Status verify_snapshot() {
     const auto taken = mounted_.directory(disk_, name_);
-    const auto verified = compare_snapshot();
+    const auto verified = check_imported({header_, pieces_, mounted_.image(disk_, name_), target_of(name_),
+                                          base_ ? std::optional(target_of(base_)) : std::nullopt},
+                                         context_);
     if (!verified && verified.error().kind == ErrorKind::damaged) {
       if (::rmdir(taken.c_str()) != 0) {
         return tl::unexpected(verified.error().in(fmt::format("REMOVE {}@{}, it is wrong", disk_, name_)));
@@ -350,67 +353,6 @@ class Import {
     VARVE_TRY(verified);
     VARVE_TRY(set_attribute(taken, kOriginAttribute, header_.identity));
     return remove_attribute(directory_, kImportAttribute);
-  }
-
-  Status compare_snapshot() {
-    const auto path = mounted_.image(disk_, name_);
-    VARVE_TRY_ASSIGN(const auto image, open_file(path, O_RDONLY));
-    VARVE_TRY_ASSIGN(const auto size, size_of(image, path));
-    if (size != header_.size) return fail_damaged(fmt::format("its size is {}, not {}", size, header_.size));
-    VARVE_TRY(base_ ? nothing_but_pieces_differs() : nothing_but_pieces_is_there(image, path));
-    ProgressBar bar("reading back");
-    for (const Piece& piece : pieces_) {
-      if (context_.stop()) return fail(ECANCELED, ErrorKind::refused, "interrupted; the same command goes on from here");
-      const auto bytes = std::span(buffer_).first(piece.count);
-      VARVE_TRY(read_image(image, path, piece.at, bytes));
-      if (digest_of(bytes) != piece.now) return fail_damaged(fmt::format("it has other bytes at {}", piece.at));
-      bar.show(piece.at, header_.size);
-    }
-    return {};
-  }
-
-  /// The part of [at, end) that no piece covers: where it begins.
-  std::optional<std::uint64_t> outside_pieces(std::uint64_t at, std::uint64_t end) const {
-    auto piece = std::ranges::upper_bound(pieces_, at, {}, [](const Piece& one) { return one.at + one.count; });
-    while (at < end) {
-      if (piece == pieces_.end() || piece->at > at) return at;
-      at = piece->at + piece->count;
-      ++piece;
-    }
-    return std::nullopt;
-  }
-
-  Status nothing_but_pieces_differs() {
-    VARVE_TRY(request_diff(target_of(base_), target_of(name_), context_,
-                        [&](std::uint64_t at, std::uint64_t count) -> Status {
-                          // Behind its end nothing of the new image is left to differ.
-                          const auto outside = outside_pieces(at, std::min(at + count, std::max(at, header_.size)));
-                          if (!outside) return {};
-                          return fail_damaged(fmt::format("something else wrote to the live image, at {}", *outside));
-                        }));
-    return {};
-  }
-
-  Status nothing_but_pieces_is_there(const os::Descriptor& image, const std::string& path) {
-    for (std::uint64_t at = 0;;) {
-      VARVE_TRY_ASSIGN(const auto data, next_data(image, path, at, header_.size));
-      if (!data) return {};
-      for (at = data->at; at < data->end;) {
-        const auto outside = outside_pieces(at, data->end);
-        if (!outside) break;
-        const auto next = std::ranges::upper_bound(pieces_, *outside, {}, &Piece::at);
-        const auto end = std::min({data->end, next == pieces_.end() ? data->end : next->at, *outside + buffer_.size()});
-        const auto bytes = std::span(buffer_).first(static_cast<std::size_t>(end - *outside));
-        VARVE_TRY(read_image(image, path, *outside, bytes));
-        const auto wrong = std::ranges::find_if(bytes, [](std::byte byte) { return byte != std::byte{0}; });
-        if (wrong != bytes.end()) {
-          return fail_damaged(fmt::format("something else wrote to the live image, at {}",
-                                          *outside + static_cast<std::uint64_t>(wrong - bytes.begin())));
-        }
-        at = end;
-      }
-      at = data->end;
-    }
   }
 
   const Options& options_;

@@ -124,9 +124,10 @@ void add_diff(CLI::App& app, Options& options) {
   auto& diff = add_command(app, options, Command::diff, "diff", "where two images differ");
   diff.add_option("A", options.image, kImageHelp)->type_name("")->required();
   diff.add_option("B", options.name, "the same; of any disk in the store")->type_name("")->required();
-  diff.add_flag("--raw", options.raw, "only \"OFFSET LENGTH\" lines, in bytes, for tools");
+  auto* raw = diff.add_flag("--raw", options.raw, "only \"OFFSET LENGTH\" lines, in bytes, for tools");
   add_store(diff, options);
   add_json(diff, options);
+  raw->excludes("--json");
 }
 
 void add_export(CLI::App& app, Options& options) {
