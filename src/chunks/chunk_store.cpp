@@ -14,6 +14,15 @@ namespace {
 constexpr std::size_t kTableShare = 4;            ///< a quarter of the node cache
 constexpr std::size_t kCacheEntryOverhead = 256;  ///< list, hash table, control block, key twice
 
+/// Of a record that is not gone.
+RecordInfo describe(const PackTable& table, std::uint32_t ordinal) {
+  const format::Entry& entry = table.entries[ordinal];
+  const Ref* base = table.base_of(ordinal);
+  return {ordinal,     *entry.kind,  entry.codec,
+          entry.stored, entry.plain, entry.digest,
+          base == nullptr ? MaybeRef{} : MaybeRef{*base}};
+}
+
 std::size_t cost_of(const Bytes& bytes) {
   return bytes.size() + kCacheEntryOverhead;
 }
@@ -115,13 +124,17 @@ Result<std::vector<RecordInfo>> ChunkStore::pack_table(PackId pack) {
   std::vector<RecordInfo> records;
   records.reserve(table->entries.size());
   for (std::uint32_t ordinal = 0; ordinal < table->entries.size(); ++ordinal) {
-    const format::Entry& entry = table->entries[ordinal];
-    if (!entry.kind) continue;
-    const Ref* base = table->base_of(ordinal);
-    records.push_back({ordinal, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest,
-                       base == nullptr ? MaybeRef{} : MaybeRef{*base}});
+    if (table->entries[ordinal].kind) records.push_back(describe(*table, ordinal));
   }
   return records;
+}
+
+Result<RecordInfo> ChunkStore::record(const Ref& ref) {
+  VARVE_TRY_ASSIGN(const PackTablePointer table, implementation_->packs.table(ref.pack));
+  if (ref.ordinal >= table->entries.size() || !table->entries[ref.ordinal].kind) {
+    return fail_damaged(to_text(ref) + " is not in its pack");
+  }
+  return describe(*table, ref.ordinal);
 }
 
 Result<ByteCount> ChunkStore::pack_size(PackId pack) {

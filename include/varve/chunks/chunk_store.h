@@ -89,6 +89,8 @@ class ChunkStore {
   /// The table of a pack, read now and verified with header and trailer; records that are gone are left out. EIO
   /// (damaged) naming the file.
   [[nodiscard]] Result<std::vector<RecordInfo>> pack_table(PackId pack);
+  /// What its pack's table, which may be the cached one, says of a record. EIO (damaged) when it has none such.
+  [[nodiscard]] Result<RecordInfo> record(const Ref& ref);
   /// Stored size of a pack's file.
   [[nodiscard]] Result<ByteCount> pack_size(PackId pack);
   /// Locator forgets, bytes go, caches forget. Only for condemned packs (root_registry.h). Absent is success. After an
