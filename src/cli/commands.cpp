@@ -1,10 +1,7 @@
 #include "commands.h"
 
 #include <fmt/format.h>
-#include <unistd.h>
 
-#include <atomic>
-#include <csignal>
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
@@ -14,42 +11,16 @@
 #include "mount.h"
 #include "print.h"
 #include "report.h"
+#include "request_printing.h"
 #include "requests.h"
 #include "size.h"
+#include "space_commands.h"
 #include "target.h"
 
 namespace varve::cli {
 namespace {
 
 using nlohmann::json;
-
-/// Set by SIGINT and SIGTERM: a command under way stops at its next convenience, and the store is closed properly.
-std::atomic<bool> interrupted{false};
-static_assert(std::atomic<bool>::is_always_lock_free);
-
-void stop_when_interrupted() {
-  struct sigaction action {};
-  action.sa_handler = [](int) { interrupted = true; };
-  for (const int signal : {SIGINT, SIGTERM, SIGHUP}) ::sigaction(signal, &action, nullptr);
-}
-
-store::CommandContext context_of_caller() {
-  store::CommandContext context;
-  context.user = ::getuid();
-  context.group = ::getgid();
-  context.stop = [] { return interrupted.load(); };
-  return context;
-}
-
-/// Runs one request on the store that the words name and prints the answer.
-int request(const Options& options, const Target& target, const json& question,
-            void (*print)(const json& answer)) {
-  stop_when_interrupted();
-  const auto answer = run_request(target.store, question, context_of_caller());
-  if (!answer) return report(answer.error());
-  options.json ? print_json(*answer) : print(*answer);
-  return kExitSuccess;
-}
 
 int run_init(const Options& options) {
   const auto path = absolute_path(options.path);
@@ -113,18 +84,6 @@ int run_clone(const Options& options) {
   });
 }
 
-/// The store of a command that takes it as its argument, or as --store.
-Result<Target> store_target(const Options& options) {
-  if (options.path.empty()) return find_target(options.store, "");
-  if (options.store) {
-    return fail_refused(EINVAL, "the store is given twice: as the argument and with --store");
-  }
-  VARVE_TRY_ASSIGN(auto path, find_store(options.path));
-  Target target;
-  target.store = std::move(path);
-  return target;
-}
-
 int run_check(const Options& options) {
   const auto target = store_target(options);
   if (!target) return report(target.error());
@@ -180,9 +139,15 @@ int dispatch(const Options& options) {
     case Command::check:
       return run_check(options);
     case Command::collect:
+      return run_collect(options);
+    case Command::du:
+      return run_du(options);
+    case Command::rm:
+      return run_rm(options);
+    case Command::free:
       break;
   }
-  return run_collect(options);
+  return run_free(options);
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 #include <cctype>
 #include <cstdio>
 
+#include "option_builder.h"
 #include "size.h"
 #include "varve/catalog/names.h"
 #include "varve/core/version.h"
@@ -13,27 +14,7 @@
 namespace varve::cli {
 namespace {
 
-constexpr char kStoreHelp[] =
-    "the store: its directory, or any path in its mount (default: $VARVE_STORE, else the mount of the current directory)";
 constexpr char kImageHelp[] = "DISK, DISK@SNAPSHOT, DISK/SNAPSHOT, or a path in a mount";
-
-/// Throws what CLI11 reports as a mistake on the command line.
-[[noreturn]] void refuse(const std::string& message) { throw CLI::ValidationError(message, CLI::ExitCodes::ValidationError); }
-
-void add_store(CLI::App& command, Options& options) {
-  command.add_option("-s,--store", options.store, kStoreHelp)->type_name("STORE");
-}
-
-void add_json(CLI::App& command, Options& options) {
-  command.add_flag("--json", options.json, "print JSON for programs");
-}
-
-CLI::App& add_command(CLI::App& app, Options& options, Command command, const std::string& name,
-                      const std::string& description) {
-  auto* added = app.add_subcommand(name, description);
-  added->final_callback([&options, command] { options.command = command; });
-  return *added;
-}
 
 void add_init(CLI::App& app, Options& options) {
   auto& init = add_command(app, options, Command::init, "init", "create a store");
@@ -185,6 +166,7 @@ void build(CLI::App& app, Options& options) {
   add_import(app, options);
   add_check(app, options);
   add_collect(app, options);
+  add_space_commands(app, options);
   add_store(app, options);
   app.footer("`varve COMMAND --help` explains a command; the manual is varve(1) and varve(7).");
 }

@@ -1,6 +1,7 @@
 // The command line: what may be said, and what was said. The only file that knows how it is parsed.
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -23,7 +24,9 @@ enum ExitCode : int {
   kExitDamage = 3,  ///< `check` found damage, or left some unrepaired
 };
 
-enum class Command { init, mount, list, info, restore, clone, diff, export_stream, import_stream, check, collect };
+enum class Command {
+  init, mount, list, info, restore, clone, diff, export_stream, import_stream, check, collect, du, rm, free
+};
 
 /// What was said. Words are as typed: image.h finds out what they mean.
 struct Options {
@@ -39,6 +42,11 @@ struct Options {
   std::optional<std::string> since;  ///< --since of export
   std::optional<std::string> as;     ///< --as of import
   bool force = false;                ///< --force of import
+  std::vector<std::string> images;   ///< TARGETs of du and rm
+  bool dry_run = false;              ///< --dry-run of rm
+  std::uint64_t bytes = 0;           ///< BYTES of free
+  std::optional<std::string> disk;   ///< --disk of free
+  bool yes = false;                  ///< --yes of free
   store::InitOptions init;
   std::string mountpoint;
   bool foreground = false;

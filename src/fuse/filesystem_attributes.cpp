@@ -207,6 +207,13 @@ void Filesystem::get_xattr(Request request, Ino ino, const std::string& name, st
   if (space == XattrSpace::other) return request.fail(EOPNOTSUPP);
   const auto node = find_node(store_, ino);
   if (!node) return fail(request, node.error());
+  if (space == XattrSpace::varve && is_counted(*node, name)) {
+    later(control_, std::move(request), [this, node = *node, name, size](Request& held) {
+      const auto value = counted_value(store_, node, name);
+      value ? answer_sized(held, *value, size) : fail(held, value.error(), node.ino());
+    });
+    return;
+  }
   if (space == XattrSpace::varve) {
     const auto value = computed_value(store_, *node, name, last_refusal(ino));
     return value ? answer_sized(request, *value, size) : request.fail(ENODATA);

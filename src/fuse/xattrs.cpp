@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "varve/catalog/names.h"
+#include "varve/store/space.h"
 
 namespace varve::fuse {
 namespace {
@@ -63,12 +64,12 @@ XattrSpace space_of(std::string_view name) {
 
 const std::vector<std::string_view>& computed_names(NodeKind kind) {
   static const std::vector<std::string_view> root{"id", "error"};
-  static const std::vector<std::string_view> disk{"id", "btime", "snapshots", "error"};
+  static const std::vector<std::string_view> disk{"id", "btime", "snapshots", "logical", "freed", "error"};
   static const std::vector<std::string_view> live{"id", "size", "allocated", "state"};
-  static const std::vector<std::string_view> snapshot{"id",   "state",   "percent", "parent", "btime",
-                                                      "size", "changed", "stored",  "error"};
-  static const std::vector<std::string_view> image{"id",    "state", "percent", "parent",
-                                                   "btime", "size",  "changed", "stored"};
+  static const std::vector<std::string_view> snapshot{"id",      "state",  "percent", "parent", "btime", "size",
+                                                      "changed", "stored", "logical", "freed",  "error"};
+  static const std::vector<std::string_view> image{"id",   "state",   "percent", "parent",  "btime",
+                                                   "size", "changed", "stored",  "logical", "freed"};
   static const std::vector<std::string_view> none;
   switch (kind) {
     case NodeKind::root:
@@ -102,6 +103,31 @@ std::optional<std::string> computed_value(const store::Store& store, const Node&
     default:
       return value_of_snapshot(node, name);
   }
+}
+
+bool is_counted(const Node& node, std::string_view name) {
+  const auto& names = computed_names(node.id.kind);
+  name.remove_prefix(std::min(kOurPrefix.size(), name.size()));
+  return (name == "freed" || name == "logical") && std::ranges::find(names, name) != names.end();
+}
+
+Result<std::string> counted_value(const store::Store& store, const Node& node, std::string_view name) {
+  store::Space& space = store.space();
+  const bool disk = node.id.kind == NodeKind::disk;
+  if (name.ends_with("logical")) {
+    VARVE_TRY_ASSIGN(const std::uint64_t bytes,
+                     disk ? space.logical_of(*node.disk) : space.logical_of(*node.disk, node.id.snapshot));
+    return std::to_string(bytes);
+  }
+  std::vector<store::SnapshotName> snapshots;
+  if (disk) {
+    const auto all = node.disk->snapshots();
+    for (const auto& one : all) snapshots.push_back({node.disk, one.id});
+  } else {
+    snapshots.push_back({node.disk, node.id.snapshot});
+  }
+  VARVE_TRY_ASSIGN(const auto freed, space.freed_without(snapshots));
+  return std::to_string(freed.stored_bytes);
 }
 
 Status set_user_xattr(store::Attributes& attributes, const std::string& name, std::string_view value, int flags) {

@@ -26,6 +26,11 @@ enum class XattrSpace { user, varve, other };
                                                         std::string_view name,
                                                         const std::optional<std::string>& last_refusal);
 
+/// Whether a "user.varve." attribute has to be counted: it may read from the store, and not be known yet.
+[[nodiscard]] bool is_counted(const Node& node, std::string_view name);
+/// EAGAIN while the store is counted for the first time since it was mounted.
+[[nodiscard]] Result<std::string> counted_value(const store::Store& store, const Node& node, std::string_view name);
+
 /// Sets one of the user's own. `flags` as in setxattr(2): EEXIST, ENODATA. ENOSPC beyond the limits.
 [[nodiscard]] Status set_user_xattr(store::Attributes& attributes, const std::string& name, std::string_view value,
                                     int flags);

@@ -7,6 +7,8 @@
 #include <iterator>
 #include <nlohmann/json.hpp>
 
+#include "varve/store/space.h"
+
 namespace varve::store {
 namespace {
 
@@ -106,6 +108,17 @@ class Metric {
   const std::string name_;
 };
 
+json describe_space(const Store& store) {
+  Space& space = store.space();
+  if (!space.ready()) return json{{"state", "building"}, {"percent", space.percent()}};
+  const SpaceSums live = space.live();
+  return json{{"state", "ready"},
+              {"unique", live.unique},
+              {"stored", live.stored},
+              {"waiting", space.waiting()},
+              {"memory", space.memory_bytes()}};
+}
+
 }  // namespace
 
 json report_status(const Store& store, Services& services) {
@@ -123,6 +136,7 @@ json report_status(const Store& store, Services& services) {
               {"background",
                {{"locator", describe_task(services.locator_check, "packs")},
                 {"collect", describe_task(services.first_collect, "records")}}},
+              {"accounting", describe_space(store)},
               {"cache",
                {{"chunk_bytes", counters.chunk_cache_used},
                 {"chunk_hits", counters.chunk_cache_hits},
@@ -152,6 +166,8 @@ std::string report_metrics(const Store& store, Services& services) {
            [](Disk& disk) { return disk.live().info().allocated.value(); });
   per_disk("varve_live_changed_bytes", "Bytes changed since the newest snapshot.",
            [](Disk& disk) { return disk.live().counters().changed_blocks * kBlockSize; });
+  per_disk("varve_home_chunks", "Chunks of the live image at home.",
+           [](Disk& disk) { return disk.live().counters().home_chunks; });
   per_disk("varve_detour_chunks", "Chunks of the live image that wait to move home.",
            [](Disk& disk) { return disk.live().counters().detour_chunks; });
   per_disk("varve_journal_bytes", "Size of the live image's journal.",
@@ -169,6 +185,13 @@ std::string report_metrics(const Store& store, Services& services) {
   Metric(out, "varve_records_loaded_total", "counter", "Records loaded from packs.").add(counters.records_loaded);
   Metric(out, "varve_loaded_bytes_total", "counter", "Bytes loaded from packs.").add(counters.bytes_loaded);
   Metric(out, "varve_damaged_loads_total", "counter", "Loads that failed their check.").add(counters.damaged_loads);
+  if (store.space().ready()) {
+    const SpaceSums live = store.space().live();
+    Metric(out, "varve_unique_bytes", "gauge", "Distinct chunks that are kept, as they are read.").add(live.unique);
+    Metric(out, "varve_stored_bytes", "gauge", "Records that are kept, as they are stored.").add(live.stored);
+    Metric(out, "varve_waiting_bytes", "gauge", "Records that nothing needs any more, until collect has them.")
+        .add(store.space().waiting());
+  }
   if (const auto capacity = store.capacity()) {
     Metric(out, "varve_store_total_bytes", "gauge", "Size of the store's filesystem.").add(capacity->total.value());
     Metric(out, "varve_store_available_bytes", "gauge", "Free bytes there.").add(capacity->available.value());

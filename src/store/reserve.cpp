@@ -43,6 +43,11 @@ void Reserve::fill() {
   if (!filled) log::debug("nothing can be put by for deletions on a full store now: {}", filled.error().message);
 }
 
+ByteCount Reserve::missing() {
+  MutexLock lock(mutex_);
+  return kReserved - left_;
+}
+
 /// The sync is for filesystems that reuse what was freed only when they have noted that it was.
 Status Reserve::give_up_a_piece() {
   MutexLock lock(mutex_);

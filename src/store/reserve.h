@@ -18,6 +18,8 @@ class Reserve {
   explicit Reserve(os::Storage& storage) : storage_(storage) {}
   /// Puts by what is missing, if it can be had. Any thread, quick when nothing is missing.
   void fill() VARVE_EXCLUDES(mutex_);
+  /// Not put by yet.
+  [[nodiscard]] ByteCount missing() VARVE_EXCLUDES(mutex_);
   /// Does what gives space back; where that fails for want of space, again with a piece of the reserve given up.
   [[nodiscard]] Status spend(const std::function<Status()>& work) VARVE_EXCLUDES(mutex_);
 

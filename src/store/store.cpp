@@ -22,6 +22,7 @@
 #include "report.h"
 #include "services.h"
 #include "settings.h"
+#include "space.h"
 #include "varve/catalog/names.h"
 #include "varve/core/log.h"
 
@@ -91,7 +92,10 @@ class OpenStore final : public Store {
     assemble(std::move(environment));
   }
 
-  ~OpenStore() override { background_.reset(); }
+  ~OpenStore() override {
+    background_.reset();
+    space_->stop();
+  }
 
   Status recover();
   void start_background();
@@ -121,7 +125,9 @@ class OpenStore final : public Store {
                          const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                          const std::function<bool()>& stop) override;
 
-  Result<os::Capacity> capacity() const override { return services_.storage->capacity(); }
+  Status remove_snapshot(const std::shared_ptr<Disk>& disk, SnapshotId id) override;
+  Result<os::Capacity> capacity() const override;
+  Space& space() const override { return *space_; }
   nlohmann::json status() const override { return report_status(*this, services_); }
   std::string metrics() const override { return report_metrics(*this, services_); }
   nlohmann::json describe(const ImageName& image) const override { return report_image(image); }
@@ -154,6 +160,7 @@ class OpenStore final : public Store {
     services_.base = std::make_unique<snapshot::MapSource>(*services_.chunks);
     services_.encoders = std::make_unique<ThreadPool>("encode", kEncoderThreads, kEncoderThreads * 8);
     services_.prefetchers = std::make_unique<ThreadPool>("prefetch", kPrefetchThreads, kMaxQueuedPrefetches);
+    space_ = std::make_unique<CountedSpace>(services_, [this] { return entries(); });
   }
 
   Result<std::shared_ptr<DiskEntry>> open_disk(DiskId id);
@@ -197,6 +204,7 @@ class OpenStore final : public Store {
   const StoreSettings settings_;
   const OpenOptions options_;
   mutable Services services_;
+  std::unique_ptr<CountedSpace> space_;  ///< asks for the disks until it is stopped
   std::vector<std::string> damaged_;  ///< written in recover() only
   std::set<std::string, std::less<>> damaged_names_;  ///< of those whose log is good; in recover() only
 
@@ -317,6 +325,7 @@ void OpenStore::start_background() {
   if (!options_.background) return;
   background_ = std::make_unique<Background>(services_, [this] { return entries(); }, [this] { at_start(); });
   background_->start();
+  space_->start();
 }
 
 /// Once, in the background, after the store is usable.
@@ -345,6 +354,7 @@ void OpenStore::at_start() {
 Status OpenStore::close() {
   if (background_) background_->stop();
   services_.stopping = true;
+  space_->stop();
   const auto disks = entries();
   std::vector<Status> closed(disks.size());
   {
@@ -582,6 +592,21 @@ Result<std::shared_ptr<DiskEntry>> OpenStore::clone_of(DiskEntry& source, Snapsh
   return tl::unexpected(std::move(filled).error());
 }
 
+Status OpenStore::remove_snapshot(const std::shared_ptr<Disk>& disk, SnapshotId id) {
+  VARVE_TRY_ASSIGN(const SnapshotInfo info, disk->snapshot(id));
+  VARVE_TRY(disk->remove_snapshot(id));
+  observe([&](Observer& observer) { observer.snapshot_gone(disk->id(), id, info.name); });
+  return {};
+}
+
+/// What the reserve will take again is not there for writers.
+Result<os::Capacity> OpenStore::capacity() const {
+  VARVE_TRY_ASSIGN(os::Capacity capacity, services_.storage->capacity());
+  const ByteCount missing = services_.reserve->missing();
+  capacity.available = capacity.available > missing ? capacity.available - missing : ByteCount{0};
+  return capacity;
+}
+
 // --- check and collect ---
 
 Result<CheckReport> OpenStore::check(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
@@ -600,7 +625,11 @@ Result<snapshot::Collected> OpenStore::collect(const std::function<bool()>& stop
     return fail_refused(EIO, "nothing is collected while a disk of the store is damaged: its data could not be told "
                              "from garbage");
   }
-  return snapshot::collect_dead_packs(*services_.chunks, stop);
+  space_->let_go();
+  space_->collect_begins();
+  VARVE_TRY_ASSIGN(const auto collected, snapshot::collect_dead_packs(*services_.chunks, stop));
+  space_->collect_ended();
+  return collected;
 }
 
 // --- driven by hand ---

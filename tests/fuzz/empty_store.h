@@ -5,9 +5,35 @@
 #include <string>
 #include <vector>
 
+#include "varve/store/space.h"
 #include "varve/store/store.h"
 
 namespace varve::fuzz {
+
+class EmptySpace final : public store::Space {
+ public:
+  bool ready() const override { return true; }
+  unsigned percent() const override { return 0; }
+  Status catch_up(const std::function<void(std::uint64_t, std::uint64_t)>&, const std::function<bool()>&) override {
+    return {};
+  }
+  Result<snapshot::RecordSums> freed_without(const std::vector<store::SnapshotName>&) override {
+    return snapshot::RecordSums{};
+  }
+  Result<std::uint64_t> logical_of(store::Disk&, SnapshotId) override { return std::uint64_t{0}; }
+  Result<std::uint64_t> logical_of(store::Disk&) override { return std::uint64_t{0}; }
+  Result<store::SpaceSums> sums_of(store::Disk&) override { return store::SpaceSums{}; }
+  Result<store::SpaceSums> sums() override { return store::SpaceSums{}; }
+  Result<store::FreePlan> plan(std::uint64_t, const std::vector<std::shared_ptr<store::Disk>>&,
+                               const std::function<bool()>&) override {
+    return store::FreePlan{};
+  }
+  snapshot::RecordSums counted() const override { return {}; }
+  store::SpaceSums live() const override { return {}; }
+  std::uint64_t waiting() const override { return 0; }
+  std::size_t memory_bytes() const override { return 0; }
+  Result<std::optional<std::string>> verify() override { return std::optional<std::string>(); }
+};
 
 class EmptyStore final : public store::Store {
  public:
@@ -43,7 +69,9 @@ class EmptyStore final : public store::Store {
                                 const std::function<bool()>&) override {
     return absent();
   }
+  Status remove_snapshot(const std::shared_ptr<store::Disk>&, SnapshotId) override { return absent(); }
   Result<os::Capacity> capacity() const override { return os::Capacity{}; }
+  store::Space& space() const override { return space_; }
   nlohmann::json status() const override { return nlohmann::json::object(); }
   std::string metrics() const override { return {}; }
   nlohmann::json describe(const store::ImageName&) const override { return nlohmann::json::object(); }
@@ -63,6 +91,7 @@ class EmptyStore final : public store::Store {
  private:
   static tl::unexpected<Error> absent() { return fail(ENOENT, ErrorKind::absent, "there is nothing"); }
   store::StoreSettings settings_;
+  mutable EmptySpace space_;
 };
 
 }  // namespace varve::fuzz

@@ -55,7 +55,9 @@ Seeds request_seeds() {
                    R"({"command":"info","image":"a@b@c"})", R"({"command":"restore","disk":"a","snapshot":"b","to":"c"})",
                    R"({"command":"clone","image":"a","name":"b"})", R"({"command":"check","repair":true})",
                    R"({"command":"diff","a":{"image":"a@b"},"b":{"disk":"a","snapshot":"c"}})",
-                   R"({"command":"collect"})"});
+                   R"({"command":"collect"})",
+                   R"({"command":"du","images":[{"image":"a@b"}]})", R"({"command":"free","bytes":5,"yes":true})",
+                   R"({"command":"rm","images":[{"disk":"a","snapshot":"b"}],"dry_run":true})"});
 }
 
 void fuzz_names(Input input) {

@@ -134,4 +134,15 @@ MUTATIONS = [
     Mutation(13, 'change maps that nothing names are removed', 'src/disk/recovery.cpp',
              'if (number && !used.contains(*number)) (void)volatile_storage.remove(name);', '',
              DISK, RULES + 'Rule13ChangeMaps*'),
+    # Not of the live disk: what the accounting promises.
+    Mutation(0, 'a record that a delta stands on is kept', 'src/snapshot/accounting.cpp',
+             'if (table_.drop_base(base) > 0 || table_.maps(base) > 0) return {};',
+             'if (table_.drop_base(base) > 0) return {};',
+             'snapshot/snapshot_test', 'Accounting.*'),
+    Mutation(0, 'what goes is uncounted while it can still be read', 'src/snapshot/accounting.cpp',
+             '  for (const Ref& root : all) visit(root);', '',
+             'snapshot/snapshot_test', 'Accounting.*'),
+    Mutation(0, 'a parent that falls back is promised with its snapshot', 'src/store/space.cpp',
+             'push(is_a_snapshot || needed ? removed.roots : removed.before, root);', '(void)is_a_snapshot;',
+             'store/store_test', 'AccountingOfAStore.*'),
 ]

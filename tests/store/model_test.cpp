@@ -15,6 +15,7 @@
 
 #include "machine_store.h"
 #include "support/seed.h"
+#include "varve/store/space.h"
 #include "varve/store/store.h"
 
 namespace varve::store {
@@ -145,6 +146,7 @@ class ModelRun {
         {2, "remove_disk", &ModelRun::remove_disk},
         {3, "rename_disk", &ModelRun::rename_disk},
         {5, "collect", &ModelRun::collect},
+        {4, "count", &ModelRun::count},
         {4, "remount_cleanly", &ModelRun::remount_cleanly},
         {4, "kill", &ModelRun::kill},
         {3, "lose_power", &ModelRun::lose_power},
@@ -443,6 +445,15 @@ class ModelRun {
   void collect() {
     const auto collected = store_->collect([] { return false; });
     EXPECT_TRUE(collected) << where() << "collect: " << (collected ? "" : collected.error().message);
+  }
+
+  /// The accounting's counts are those of a walk, whatever happened since.
+  void count() {
+    const Status counted = store_->space().catch_up({}, {});
+    EXPECT_TRUE(counted) << where() << (counted ? "" : counted.error().message);
+    const auto difference = store_->space().verify();
+    EXPECT_TRUE(difference) << where() << (difference ? "" : difference.error().message);
+    EXPECT_FALSE(difference && *difference) << where() << **difference;
   }
 
   void remove_image() {

@@ -9,6 +9,9 @@
 //   {"command": "clone", IMAGE, "name": "web02"}
 //   {"command": "diff", "a": {IMAGE}, "b": {IMAGE}}               speaks in parts: {"extents": [[OFFSET, LENGTH], ...]}
 //   {"command": "check"}    {"command": "check", "repair": true}    {"command": "collect"}
+//   {"command": "du"[, "images": [{IMAGE}, …]]}                  none: the whole store
+//   {"command": "rm", "images": [{IMAGE}, …][, "dry_run": true]} snapshots
+//   {"command": "free", "bytes": N[, "disk": NAME][, "yes": true]}
 //
 // IMAGE is either "disk": NAME with an optional "snapshot": NAME, or "image": "DISK" or "DISK@SNAPSHOT" as people write
 // it. Names may contain '@': every reading is tried, and one that is not the only one possible is refused (EINVAL).

@@ -58,6 +58,8 @@ class Observer {
   virtual void image_replaced(DiskId disk) = 0;
 };
 
+class Space;
+
 /// One image of the store: the live one of a disk, or a snapshot's.
 struct ImageName {
   std::shared_ptr<Disk> disk;
@@ -122,6 +124,9 @@ class Store {
   [[nodiscard]] virtual Attributes root_attributes() const = 0;
   [[nodiscard]] virtual Status change_root_attributes(const std::function<Status(Attributes&)>& change) = 0;
 
+  /// As Disk::remove_snapshot, for who does not do it for the kernel.
+  [[nodiscard]] virtual Status remove_snapshot(const std::shared_ptr<Disk>& disk, SnapshotId id) = 0;
+
   /// Copies between images as copy_file_range(2): shares refs where it can, copies bytes elsewhere, at most
   /// kMaxCopyReply; returns the bytes copied (0 at the source's end). EINVAL for overlapping ranges of one image.
   [[nodiscard]] virtual Result<ByteCount> copy_range(const ImageName& from, ByteOffset from_at,
@@ -143,7 +148,10 @@ class Store {
                                                const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
                                                const std::function<bool()>& stop) = 0;
 
+  /// Of the store's filesystem; `available` is what may still be written.
   [[nodiscard]] virtual Result<os::Capacity> capacity() const = 0;
+  /// What snapshots share, and what deleting them gives back. Valid as long as the store is open.
+  [[nodiscard]] virtual Space& space() const = 0;
   /// The content of .varve/status.json and .varve/metrics.
   [[nodiscard]] virtual nlohmann::json status() const = 0;
   [[nodiscard]] virtual std::string metrics() const = 0;
