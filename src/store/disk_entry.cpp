@@ -676,6 +676,12 @@ void DiskEntry::visit_roots(const std::function<void(const chunks::MaybeRef&)>& 
 }
 
 Result<bool> DiskEntry::upkeep() {
+  VARVE_TRY_ASSIGN(const bool more, tidy_live());
+  VARVE_TRY(let_parent_fall_back());
+  return more;
+}
+
+Result<bool> DiskEntry::tidy_live() {
   MutexLock lock(upkeep_mutex_);
   if (removed_) return false;
   VARVE_TRY_ASSIGN(const std::size_t moved, live_->move_home(kMovesPerSlice));
@@ -683,7 +689,6 @@ Result<bool> DiskEntry::upkeep() {
   // none: its detours would stay for ever.
   if (moved == 0 && !live_->latched() && live_->counters().detour_chunks > 0) VARVE_TRY(live_->flush());
   VARVE_TRY(live_->tidy());
-  VARVE_TRY(let_parent_fall_back());
   services_.reserve->fill();
   VARVE_TRY(log_->checkpoint_if_due());
   return moved > 0 || live_->counters().unswept_chunks > 0;

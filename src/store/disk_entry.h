@@ -125,7 +125,9 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   [[nodiscard]] std::optional<disk::PendingInfo> find_pending(SnapshotId id) const;
   [[nodiscard]] Status remove_closed_snapshot(SnapshotId id);
   [[nodiscard]] Status settle_one(SnapshotId id) VARVE_REQUIRES(operations_);
-  [[nodiscard]] Status replace_parent(const disk::ParentMap& parent);
+  [[nodiscard]] Result<bool> tidy_live() VARVE_EXCLUDES(upkeep_mutex_);
+  /// Looks at the log before it uses the live side: the order of the locks.
+  [[nodiscard]] Status replace_parent(const disk::ParentMap& parent) VARVE_EXCLUDES(operations_, upkeep_mutex_);
   [[nodiscard]] Result<std::optional<chunks::MaybeRef>> next_parent(const disk::ParentMap& parent,
                                                                     chunks::RootRegistry::Hold& hold);
   void doom(SnapshotId id);

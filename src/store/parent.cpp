@@ -71,6 +71,8 @@ Status DiskEntry::replace_parent(const disk::ParentMap& parent) {
   chunks::RootRegistry::Hold hold(services_.registry);
   VARVE_TRY_ASSIGN(const auto next, next_parent(parent, hold));
   if (!next) return {};
+  MutexLock lock(upkeep_mutex_);
+  if (removed_) return {};
   if (!parent.needed_live) return live_->replace_parent(parent.root, {}, [](const auto&) { return Status{}; });
   const ChunkMap from(*services_.chunks, chunks::from_opaque(parent.root));
   const ChunkMap to(*services_.chunks, *next);

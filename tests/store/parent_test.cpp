@@ -1,8 +1,11 @@
 // What only a deleted snapshot had comes back, also when that was the newest, which the live disk stands on.
 #include <gtest/gtest.h>
 
+#include <condition_variable>
+#include <mutex>
 #include <random>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "machine_store.h"
@@ -154,6 +157,38 @@ TEST_F(ParentFallsBack, WithTheImageThatIsRemoved) {
   remove(complete("s1"));
   ASSERT_TRUE(disk_->remove_image());
   upkeep();
+  EXPECT_EQ(packs_after_collect(), 0U);
+}
+
+/// Both have begun before either goes on: with their locks in different orders neither would end.
+TEST_F(ParentFallsBack, WhileItsDiskIsRemoved) {
+  remove(complete("s1"));
+  ASSERT_TRUE(disk_->remove_image());
+  const DiskId id = disk_->id();
+  std::mutex mutex;
+  std::condition_variable changed;
+  bool tidies = false;
+  bool logs = false;
+  machine_.storage.calls().set_hook([&](std::string_view action, std::string_view path) {
+    std::unique_lock lock(mutex);
+    if (action == "punch" && path.ends_with("home.img") && !tidies) {
+      tidies = true;
+      changed.notify_all();
+      changed.wait(lock, [&] { return logs; });
+    } else if (path.starts_with("disks/")) {
+      logs = true;
+      changed.notify_all();
+    }
+  });
+  std::thread upkeep([&] { (void)store_->step_upkeep(id); });
+  {
+    std::unique_lock lock(mutex);
+    changed.wait(lock, [&] { return tidies; });
+  }
+  EXPECT_TRUE(store_->remove_disk(id));
+  upkeep.join();
+  machine_.storage.calls().set_hook({});
+  disk_.reset();
   EXPECT_EQ(packs_after_collect(), 0U);
 }
 
