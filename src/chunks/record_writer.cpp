@@ -17,7 +17,9 @@ namespace varve::chunks {
 namespace {
 
 constexpr int kIdTries = 8;
-constexpr std::size_t kTableReserve = kMiB;  ///< more than the table of kPackRecordsTarget records
+/// The table of kPackRecordsTarget deltas.
+constexpr std::size_t kTableReserve =
+    kPackRecordsTarget * (format::kEntrySize + Ref::kEncodedSize) + format::kTrailerSize;
 
 PackId random_pack_id() {
   std::random_device source;
@@ -108,6 +110,9 @@ Result<std::optional<Ref>> RecordWriter::Implementation::put_node_delta(const Di
   const auto below = store.packs.base_of(similar);
   if (!below) return std::nullopt;
   const Ref base = *below ? **below : similar;
+  // A forged one may be a delta itself, which reads well only as long as it is in the cache.
+  const auto further = store.packs.base_of(base);
+  if (!further || *further) return std::nullopt;
   const auto bytes_there = store.load(base, RecordKind::node);
   if (!bytes_there) return std::nullopt;
   VARVE_TRY_ASSIGN(const auto encoded,

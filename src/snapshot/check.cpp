@@ -144,6 +144,11 @@ Result<Reason> Checker::verify_base(const Ref& ref, RecordKind kind) {
     return std::make_shared<const std::string>(base.error().message);
   }
   if (!*base) return Reason{};
+  // As only a forger has it. Followed, a circle of them would have no end.
+  refresh_table((*base)->pack);
+  if (const auto below = chunks_.base_of(**base); below && *below) {
+    return std::make_shared<const std::string>(chunks::to_text(ref) + ": a delta stands on a delta");
+  }
   (kind == RecordKind::node ? seen_nodes_ : seen_chunks_).insert(**base);
   return verify(**base, kind);
 }

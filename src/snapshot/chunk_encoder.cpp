@@ -31,6 +31,9 @@ Result<std::optional<Outcome>> EncoderTask::try_delta(const chunks::BytesPointer
   if (!below) return std::nullopt;
   chunks::BytesPointer base_bytes = parent_bytes;
   if (*below) {
+    // A forged one may be a delta itself, which reads well only as long as it is in the cache.
+    const auto further = chunks.base_of(**below);
+    if (!further || *further) return std::nullopt;
     const auto loaded = chunks.load_chunk_once(**below);
     if (!loaded) return std::nullopt;
     base_bytes = *loaded;

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "../../src/chunks/format.h"
 #include "support/seed.h"
 #include "world.h"
 
@@ -224,6 +225,35 @@ TEST(Check, AThousandSnapshotsCostTheirDistinctRecords) {
     EXPECT_TRUE(checked.damaged.empty());
     // Read to be verified, and the nodes once more into the cache; what a delta stands on is at hand then.
     EXPECT_LE(world.store->counters().records_loaded, 2 * checked.records);
+  }
+}
+
+/// Deltas in a table that fits its checksum: each stands on the next, the last on the first.
+TEST(Check, ACircleOfDeltasIsDamage) {
+  for (const std::uint32_t count : {1u, 2u, 60'000u}) {
+    World world;
+    const PackId pack{0xAB00};
+    const auto ref = [&](std::uint32_t i) { return Ref{pack, i, Digest{i + 1, 7}}; };
+    std::vector<std::byte> file;
+    chunks::format::put_header(file);
+    file.resize(file.size() + 8);
+    chunks::format::Table table;
+    for (std::uint32_t i = 0; i < count; ++i) {
+      table.entries.push_back({ref(i).digest, chunks::format::kHeaderSize, 8, kGeometry.chunk_bytes(),
+                               chunks::RecordKind::delta, chunks::Codec::raw});
+      table.bases.push_back({i, ref((i + 1) % count)});
+    }
+    chunks::format::put_table_and_trailer(file, pack, 0, table);
+    ASSERT_TRUE(world.objects->put_if_absent(chunks::format::pack_name(pack, 0), file));
+    chunks::RootRegistry::Hold hold(world.registry);
+    chunks::RecordWriter writer(*world.store, hold);
+    chunks::MapBuilder builder(*world.store, writer, {});
+    ASSERT_TRUE(builder.set(ChunkIndex{7}, ref(0)));
+    const auto root = builder.finish();
+    ASSERT_TRUE(root && writer.finish());
+    const Checked checked = check(world, {{"forged", *root, kSize}});
+    ASSERT_EQ(checked.damaged.size(), 1u);
+    EXPECT_EQ(checked.damaged[0].chunks, 1u);
   }
 }
 

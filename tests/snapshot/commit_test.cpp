@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <cstring>
 
+#include "chunk_encoder.h"
 #include "support/memory_volatile_storage.h"
 #include "support/seed.h"
 #include "varve/snapshot/collect.h"
@@ -380,6 +381,31 @@ TEST(Commit, LargeChunksGoThroughASmallWindow) {
   const Committed committed = world.take();
   EXPECT_LE(committed.new_chunks, 12u);
   EXPECT_GE(committed.new_chunks, 9u);
+}
+
+/// As a forged table has it: a delta on a delta reads well while the lower one is in the cache. None is made on such.
+TEST(Commit, NoDeltaIsMadeOnADelta) {
+  World world;
+  chunks::RootRegistry::Hold hold(world.registry);
+  chunks::RecordWriter writer(*world.store, hold);
+  Bytes bytes = content(1);
+  Ref below = writer.put_chunk(bytes).value();
+  ASSERT_TRUE(writer.finish());
+  for (int i = 0; i < 2; ++i) {
+    const Bytes base = *world.store->load_chunk(below).value();
+    bytes[0] ^= std::byte{1};
+    bytes[1] ^= static_cast<std::byte>(1 + i);
+    auto delta = chunks::encode_chunk_delta(base, bytes, {}).value();
+    ASSERT_TRUE(delta);
+    below = writer.append_delta(world.store->digest(bytes), below, std::move(*delta)).value();
+    ASSERT_TRUE(writer.finish());
+  }
+  ASSERT_TRUE(world.store->load_chunk(below));
+  bytes[2] ^= std::byte{1};
+  EncoderTask task{*world.store, bytes, bytes.size(), below, {}, true, world.store->digest(bytes), {}};
+  const auto outcome = task.run();
+  ASSERT_TRUE(outcome) << outcome.error().message;
+  EXPECT_EQ(outcome->kind, Outcome::Kind::full);
 }
 
 }  // namespace
