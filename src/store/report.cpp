@@ -110,6 +110,7 @@ class Metric {
 
 json describe_space(const Store& store) {
   Space& space = store.space();
+  if (space.failed()) return json{{"state", "failed"}};
   if (!space.ready()) return json{{"state", "building"}, {"percent", space.percent()}};
   const SpaceSums live = space.live();
   return json{{"state", "ready"},
@@ -185,7 +186,7 @@ std::string report_metrics(const Store& store, Services& services) {
   Metric(out, "varve_records_loaded_total", "counter", "Records loaded from packs.").add(counters.records_loaded);
   Metric(out, "varve_loaded_bytes_total", "counter", "Bytes loaded from packs.").add(counters.bytes_loaded);
   Metric(out, "varve_damaged_loads_total", "counter", "Loads that failed their check.").add(counters.damaged_loads);
-  if (store.space().ready()) {
+  if (store.space().ready() && !store.space().failed()) {
     const SpaceSums live = store.space().live();
     Metric(out, "varve_unique_bytes", "gauge", "Distinct chunks that are kept, as they are read.").add(live.unique);
     Metric(out, "varve_stored_bytes", "gauge", "Records that are kept, as they are stored.").add(live.stored);

@@ -118,9 +118,13 @@ Status CountedSpace::catch_up(const std::function<void(std::uint64_t, std::uint6
   for (const auto& disk : disks) {
     for (;;) {
       if (stop && stop()) return fail(ECANCELED, ErrorKind::refused, "counting was stopped");
-      VARVE_TRY_ASSIGN(const bool more, accounting_.follow(disk->id().value(), [&] { return roots_of(*disk); }));
+      const auto more = accounting_.follow(disk->id().value(), [&] { return roots_of(*disk); });
+      if (!more) {
+        failed_ = true;
+        return tl::unexpected(more.error());
+      }
       if (!ready_) report();
-      if (!more) break;
+      if (!*more) break;
     }
   }
   ready_ = true;

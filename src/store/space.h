@@ -32,6 +32,7 @@ class CountedSpace final : public Space {
 
   bool ready() const override { return ready_; }
   unsigned percent() const override;
+  bool failed() const override { return failed_; }
   Status catch_up(const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
                   const std::function<bool()>& stop) override;
   Result<snapshot::RecordSums> freed_without(const std::vector<SnapshotName>& snapshots) override;
@@ -59,6 +60,7 @@ class CountedSpace final : public Space {
   const Disks disks_;
   snapshot::Accounting accounting_;
   std::atomic<bool> ready_{false};
+  std::atomic<bool> failed_{false};
   std::atomic<std::uint64_t> counted_roots_{0};
   std::atomic<std::uint64_t> all_roots_{0};
   std::atomic<std::uint64_t> died_before_{0};

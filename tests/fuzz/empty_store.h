@@ -14,6 +14,7 @@ class EmptySpace final : public store::Space {
  public:
   bool ready() const override { return true; }
   unsigned percent() const override { return 0; }
+  bool failed() const override { return false; }
   Status catch_up(const std::function<void(std::uint64_t, std::uint64_t)>&, const std::function<bool()>&) override {
     return {};
   }

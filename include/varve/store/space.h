@@ -48,6 +48,8 @@ class Space {
   /// percent()).
   [[nodiscard]] virtual bool ready() const = 0;
   [[nodiscard]] virtual unsigned percent() const = 0;
+  /// The counting met damage: nothing is known until the next mount.
+  [[nodiscard]] virtual bool failed() const = 0;
   /// Counts what is not counted yet; on return all that was there when it was called is. `progress` in roots. ECANCELED.
   [[nodiscard]] virtual Status catch_up(const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
                                         const std::function<bool()>& stop) = 0;
