@@ -7,17 +7,16 @@
 namespace varve::disk {
 
 /// 3 and 5: nobody else finds bytes where these are about to be written. The caller has looked, and its locks keep it so.
-/// (A snapshot may have gone since, and counts as pinning any place until the seal: none that it did not pin before.)
+/// A snapshot may have been committed since: until the seal it counts as pinning any place, and the Homes that it kept, if
+/// only for chunks that it reads elsewhere, as unsealed. Neither is asked about here.
 void LiveDisk::Implementation::assert_may_write([[maybe_unused]] ChunkIndex first,
                                                 [[maybe_unused]] std::size_t chunks,
                                                 [[maybe_unused]] Place place) const {
 #ifndef NDEBUG
   MutexLock lock(state_mutex);
   for (ChunkIndex chunk = first; chunk < first + ChunkCount{chunks}; chunk += ChunkCount{1}) {
-    if (state.places().get(chunk) == place) {
+    if (place.kind == PlaceKind::home || state.places().get(chunk) == place) {
       assert(!pinned_by_pending(chunk, place));
-    } else if (place.kind == PlaceKind::home) {
-      assert(!unsealed_homes.contains(chunk) && !pinned_by_pending(chunk, place));
     } else {
       assert(place.kind == PlaceKind::detour && chunks == 1);
       assert(place.slot < slot_count && !free_slots.contains(place.slot));
