@@ -171,7 +171,7 @@ Status ChunkStore::reconcile_locator(const std::function<bool()>& stop) {
   for (const PackId pack : unknown) {
     VARVE_TRY(stopped());
     RootRegistry::Hold hold(implementation_->registry);
-    if (!hold.try_hold(Ref{pack, 0, Digest{}})) continue;
+    if (!hold.try_hold_pack(pack)) continue;
     const auto records = pack_table(pack);
     if (!records) {
       log::warning("locator: left out: {}", records.error().message);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <unordered_set>
 
 #include "pack_reader.h"
 #include "varve/chunks/chunk_store.h"
@@ -39,6 +40,8 @@ struct ChunkStore::Implementation {
   RecordCache nodes;
   std::atomic<std::size_t> damaged_loads{0};
   Mutex rewriting;  ///< before the registry's: one pack is written anew at a time
+  /// Packs with holes that this process made or made sure of: a crash may have come before they were all made.
+  std::unordered_set<PackId> punched VARVE_GUARDED_BY(rewriting);
 };
 
 }  // namespace varve::chunks

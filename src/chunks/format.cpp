@@ -6,6 +6,7 @@
 #include <bit>
 #include <charconv>
 
+#include "varve/chunks/chunk_store.h"
 #include "varve/core/same_bytes.h"
 
 namespace varve::chunks::format {
@@ -117,6 +118,11 @@ void put_header(std::vector<std::byte>& pack) {
 }
 
 void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_t generation, const Table& table) {
+  put_table_of_older(pack, id, generation, generation, table);
+}
+
+void put_table_of_older(std::vector<std::byte>& pack, PackId id, std::uint32_t generation, std::uint32_t payloads,
+                        const Table& table) {
   const std::size_t table_offset = pack.size();
   ByteWriter out(pack);
   for (const Entry& entry : table.entries) put_entry(out, entry);
@@ -132,7 +138,7 @@ void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_
   out.put(static_cast<std::uint32_t>(table.entries.size()));
   out.put(generation);
   out.put(kVersion);
-  out.put(std::uint16_t{0});
+  out.put(static_cast<std::uint16_t>(generation - payloads));
   out.put(static_cast<std::uint32_t>(table_length));
   put_digest(out, digest_of(std::span(pack).subspan(table_offset)));
   out.put_text(kTrailerMagic);
@@ -148,6 +154,10 @@ Status check_header(std::span<const std::byte> header) {
   return {};
 }
 
+std::uint64_t Trailer::payloads_end() const {
+  return payloads == generation ? table_offset : kMaxPackSize;
+}
+
 Result<Trailer> get_trailer(std::span<const std::byte, kTrailerSize> bytes, PackName name, std::uint64_t file_size) {
   ByteReader in(bytes);
   Trailer trailer;
@@ -157,7 +167,7 @@ Result<Trailer> get_trailer(std::span<const std::byte, kTrailerSize> bytes, Pack
   trailer.count = in.get<std::uint32_t>();
   trailer.generation = in.get<std::uint32_t>();
   const auto version = in.get<std::uint16_t>();
-  const auto reserved = in.get<std::uint16_t>();
+  const auto behind = in.get<std::uint16_t>();
   trailer.table_length = in.get<std::uint32_t>();
   (void)get_digest(in);
   if (!std::ranges::equal(in.get_bytes(kTrailerMagic.size()), as_bytes(kTrailerMagic))) {
@@ -167,12 +177,14 @@ Result<Trailer> get_trailer(std::span<const std::byte, kTrailerSize> bytes, Pack
   if (trailer.pack != name.pack || trailer.generation != name.generation) {
     return fail_damaged("it is another pack than its name says");
   }
-  const bool fits = section_length == file_size && file_size >= kHeaderSize + kTrailerSize && reserved == 0 &&
+  const bool fits = section_length == file_size && file_size >= kHeaderSize + kTrailerSize && behind <= trailer.generation &&
+                    (behind == 0 || trailer.table_offset == kHeaderSize) &&
                     trailer.count <= kMaxRecords && trailer.table_length >= trailer.count * kEntrySize &&
                     trailer.table_length <= trailer.count * (kEntrySize + Ref::kEncodedSize) &&
                     trailer.table_offset >= kHeaderSize && trailer.table_offset <= file_size &&
                     file_size - trailer.table_offset == trailer.table_length + kTrailerSize;
   if (!fits) return fail_damaged("its trailer is damaged");
+  trailer.payloads = trailer.generation - behind;
   return trailer;
 }
 
@@ -201,7 +213,7 @@ Result<Table> get_table(const Trailer& trailer, std::span<const std::byte> bytes
   Table table;
   table.entries.reserve(trailer.count);
   for (std::size_t i = 0; i < trailer.count; ++i) {
-    const auto entry = get_entry(bytes.subspan(i * kEntrySize, kEntrySize), trailer.table_offset);
+    const auto entry = get_entry(bytes.subspan(i * kEntrySize, kEntrySize), trailer.payloads_end());
     if (!entry) return fail_damaged(fmt::format("entry {} of its table is impossible", i));
     table.entries.push_back(*entry);
   }

@@ -15,9 +15,13 @@
 //                              GEN generation, decimal without leading zeros, from 0
 //
 //    A rewrite writes ID.(GEN+1).pack whole and durable, then removes ID.GEN.pack. Ids and ordinals stay. Any
-//    generation that is there is whole and right for the records that it has; of several the highest is read. Table
-//    and payloads are always taken from one generation: a reader that finds bytes missing or wrong looks up the
-//    highest generation, reads table and bytes again once, and then gives up (EIO).
+//    generation that is there is whole and right for the records that it has; of several the highest is read. A reader
+//    that finds bytes missing or wrong looks up the highest generation, reads table and bytes again once, and then gives
+//    up (EIO).
+//
+//    A generation may be nothing but a table: its payloads stay where they are, in an older generation, which says so in
+//    its trailer and stays too. So records become "gone", durably, and then their bytes are punched, while the others
+//    are not moved.
 //
 // 2. Pack file (offsets from its beginning)
 //
@@ -53,7 +57,8 @@
 //             24   4  n, number of entries
 //             28   4  generation, the one in the name
 //             32   2  version, 1
-//             34   2  reserved
+//             34   2  0, or in a generation that is only a table: by how much smaller the number of the generation is in
+//                     whose file its payloads are (T is 16 then; offset + stored is bounded by 64 MiB only)
 //             36   4  L, length of the table with its bases, 40 n + 28 d
 //             40  16  digest of the table followed by the trailer's bytes 0 … 39
 //             56   8  magic "VARVEEND"
@@ -168,7 +173,11 @@ struct Trailer {
   std::uint32_t table_length = 0;
   std::uint32_t count = 0;
   std::uint32_t generation = 0;
+  std::uint32_t payloads = 0;  ///< the generation in whose file they are
   PackId pack;
+
+  /// Payloads end before this.
+  [[nodiscard]] std::uint64_t payloads_end() const;
 };
 
 /// Appends the header to an empty pack.
@@ -180,6 +189,10 @@ struct Table {
 
 /// Appends table and trailer behind the payloads: the pack is then complete.
 void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_t generation, const Table& table);
+/// The same behind a header alone: the payloads are in generation `payloads`, less than kMostBehind before this one.
+constexpr std::uint32_t kMostBehind = 65536;
+void put_table_of_older(std::vector<std::byte>& pack, PackId id, std::uint32_t generation, std::uint32_t payloads,
+                        const Table& table);
 
 /// EIO (damaged) unless it is a header this version reads.
 [[nodiscard]] Status check_header(std::span<const std::byte> header);

@@ -113,7 +113,7 @@ Result<PackTablePointer> PackReader::read_table(format::PackName pack) {
   auto read = format::get_table(*trailer, std::span(end).last(wanted));
   if (!read) return tl::unexpected(read.error().in(name));
   return std::make_shared<const PackTable>(
-      PackTable{pack.generation, std::move(read->entries), std::move(read->bases)});
+      PackTable{pack.generation, std::move(read->entries), std::move(read->bases), trailer->payloads});
 }
 
 Result<ByteCount> PackReader::file_size(PackId pack) {
@@ -165,7 +165,7 @@ Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind content, 
 
   Bytes payload(entry.stored);
   VARVE_TRY_ASSIGN(const std::size_t count,
-                   read_object(format::pack_name(ref.pack, pack->generation), entry.offset, payload));
+                   read_object(format::pack_name(ref.pack, pack->payloads), entry.offset, payload));
   bytes_loaded.fetch_add(count, std::memory_order_relaxed);
   if (count != payload.size()) return fail_damaged("the pack is cut");
   Bytes plain;
@@ -207,6 +207,24 @@ Status PackReader::remove(PackId pack) {
   return {};
 }
 
+Status PackReader::remove_older(PackId pack) {
+  VARVE_TRY_ASSIGN(const auto existing, generations(pack));
+  VARVE_TRY_ASSIGN(const PackTablePointer newest, read_table_now(pack));
+  if (existing.empty() || newest->generation != existing.back()) return fail_damaged(describe(pack) + " has changed");
+  Status first;
+  for (const std::uint32_t old : std::span(existing).first(existing.size() - 1)) {
+    if (old == newest->payloads) continue;
+    Status removed = objects_.remove(format::pack_name(pack, old));
+    if (first && !removed) first = std::move(removed);
+  }
+  return first;
+}
+
+void PackReader::renew(PackId pack, std::uint32_t generation) {
+  note_generation(pack, generation);
+  tables_.drop(pack);
+}
+
 void PackReader::forget(PackId pack) {
   tables_.drop(pack);
   MutexLock lock(mutex_);
@@ -221,12 +239,9 @@ Status PackReader::remove_superseded() {
     if (known_generation(pack) == 0) continue;
     const auto existing = generations(pack);
     if (!existing || existing->size() < 2) continue;
-    const auto newest = read_table_now(pack);
-    if (!newest || (*newest)->generation != existing->back()) continue;
-    for (const std::uint32_t old : std::span(*existing).first(existing->size() - 1)) {
-      Status removed = objects_.remove(format::pack_name(pack, old));
-      if (first && !removed) first = std::move(removed);
-    }
+    if (!read_table_now(pack)) continue;
+    Status removed = remove_older(pack);
+    if (first && !removed) first = std::move(removed);
   }
   return first;
 }

@@ -20,6 +20,7 @@ struct PackTable {
   std::uint32_t generation = 0;
   std::vector<format::Entry> entries;
   std::vector<format::Base> bases;  ///< ascending
+  std::uint32_t payloads = 0;       ///< the generation that has the payloads
 
   /// What the delta stands on; null for any other record.
   [[nodiscard]] const Ref* base_of(std::uint32_t ordinal) const;
@@ -41,6 +42,8 @@ class PackReader {
   [[nodiscard]] Result<PackTablePointer> table(PackId pack);
   /// Read now, header included, past the cache.
   [[nodiscard]] Result<PackTablePointer> read_table_now(PackId pack);
+  /// Of this generation, past the cache.
+  [[nodiscard]] Result<PackTablePointer> read_table(format::PackName name);
   [[nodiscard]] Result<ByteCount> file_size(PackId pack);
 
   /// Whether the record exists according to the table and holds this (full or node): false for any doubt.
@@ -62,6 +65,10 @@ class PackReader {
   /// Removes all generations but the newest, of packs whose newest reads well. Goes on after an error; the first is
   /// returned.
   [[nodiscard]] Status remove_superseded();
+  /// Removes all that are older than the newest and not needed by it.
+  [[nodiscard]] Status remove_older(PackId pack);
+  /// What was read of an older generation is forgotten.
+  void renew(PackId pack, std::uint32_t generation);
   /// As if it had never been read.
   void forget(PackId pack);
   void drop_tables() { tables_.clear(); }
@@ -75,7 +82,6 @@ class PackReader {
   void note_generation(PackId pack, std::uint32_t generation) VARVE_EXCLUDES(mutex_);
   [[nodiscard]] bool look_up_generation(PackId pack);
   [[nodiscard]] Result<PackTablePointer> load_table(PackId pack);
-  [[nodiscard]] Result<PackTablePointer> read_table(format::PackName name);
   [[nodiscard]] Result<BytesPointer> try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
                                                 const BaseBytes& base);
   [[nodiscard]] Result<std::size_t> read_object(std::string_view name, std::uint64_t at, std::span<std::byte> out);

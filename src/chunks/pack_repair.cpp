@@ -103,7 +103,7 @@ class Rewrite {
   const bool settle_;
   std::map<std::uint32_t, LostRecord> lost_;
   std::vector<std::uint32_t> generations_;  ///< that exist
-  Bytes file_;                              ///< the newest; empty: the pack is missing
+  Bytes file_;                              ///< with the payloads; empty: the pack is missing
   format::RawTable table_;
   std::vector<MaybeRef> base_of_;  ///< each entry, going by the table
   std::optional<LostBases> bases_;
@@ -118,17 +118,31 @@ class Rewrite {
 Status Rewrite::read() {
   VARVE_TRY_ASSIGN(generations_, store_.packs.generations(pack_));
   if (generations_.empty()) return {};
-  VARVE_TRY_ASSIGN(file_, read_as_it_is(store_.objects, format::pack_name(pack_, generations_.back())));
+  // The newest that reads, for what is older is right too: a newest one that does not may be a table without payloads.
+  std::uint32_t generation = generations_.back();
+  std::uint32_t payloads = generation;
+  for (auto it = generations_.rbegin(); it != generations_.rend(); ++it) {
+    const auto table = store_.packs.read_table({pack_, *it});
+    if (!table) continue;
+    generation = *it;
+    payloads = (*table)->payloads;
+    break;
+  }
+  VARVE_TRY_ASSIGN(file_, read_as_it_is(store_.objects, format::pack_name(pack_, payloads)));
   table_ = format::get_raw_table(file_);
   payloads_end_ = file_.size();
   if (!table_.entries.empty()) payloads_end_ -= format::kTrailerSize + table_.length;
+  if (payloads != generation) {
+    VARVE_TRY_ASSIGN(const Bytes newer, read_as_it_is(store_.objects, format::pack_name(pack_, generation)));
+    table_ = format::get_raw_table(newer);
+  }
   std::size_t deltas = 0;
   for (const format::RawEntry& entry : table_.entries) {
     const bool is_one = is_delta(static_cast<RecordKind>(entry.kind)) && deltas < table_.bases.size();
     base_of_.push_back(is_one ? table_.bases[deltas++] : MaybeRef{});
   }
   bases_.emplace(store_, table_);
-  sound_ = store_.packs.read_table_now(pack_).has_value();
+  sound_ = generation == generations_.back() && store_.packs.read_table_now(pack_).has_value();
   return {};
 }
 
@@ -340,7 +354,7 @@ Result<RepairedPack> repair_pack(ChunkStore& store, PackId pack, std::span<const
   auto& parts = ChunkStore::Implementation::of(store);
   MutexLock lock(parts.rewriting);
   RootRegistry::Hold hold(parts.registry);
-  if (!hold.try_hold(Ref{pack, 0, Digest{}})) {
+  if (!hold.try_hold_pack(pack)) {
     return fail(EAGAIN, ErrorKind::system, fmt::format("pack {:016x} is being collected", pack.value()));
   }
   auto repaired = Rewrite(parts, pack, lost, find_elsewhere, settle).run();

@@ -239,7 +239,7 @@ Status RecordWriter::Implementation::open_pack() {
     const PackId id = store.options.new_pack_id ? store.options.new_pack_id() : random_pack_id();
     if (id == PackId{0} || (id.value() & format::kSectionMask) != 0) continue;
     VARVE_TRY_ASSIGN(const auto existing, store.packs.generations(id));
-    if (!existing.empty() || !hold.try_hold(Ref{id, 0, Digest{}})) continue;
+    if (!existing.empty() || !hold.try_hold_pack(id)) continue;
     pack = id;
     bytes.clear();
     // At once, not by doubling: that takes three times the memory for a moment.

@@ -52,21 +52,34 @@ RootRegistry::Hold::~Hold() {
 bool RootRegistry::Hold::try_hold(const Ref& ref) {
   if (ref.damaged()) return true;
   MutexLock lock(registry_.mutex_);
-  return registry_.hold_pack(*this, ref.pack);
+  if (!registry_.stays(ref)) return false;
+  registry_.hold_pack(*this, ref.pack);
+  return true;
+}
+
+bool RootRegistry::Hold::try_hold_pack(PackId pack) {
+  MutexLock lock(registry_.mutex_);
+  if (registry_.condemned_.contains(pack)) return false;
+  registry_.hold_pack(*this, pack);
+  return true;
 }
 
 bool RootRegistry::Hold::try_hold_root(const MaybeRef& root) {
   if (!root || root->damaged()) return true;
   MutexLock lock(registry_.mutex_);
-  if (!registry_.hold_pack(*this, root->pack)) return false;
+  if (!registry_.stays(*root)) return false;
+  registry_.hold_pack(*this, root->pack);
   roots_.push_back(*root);
   return true;
 }
 
-bool RootRegistry::hold_pack(Hold& hold, PackId pack) {
-  if (condemned_.contains(pack)) return false;
+bool RootRegistry::stays(const Ref& ref) const {
+  const auto found = condemned_.find(ref.pack);
+  return found == condemned_.end() || (ref.ordinal < found->second.size() && found->second[ref.ordinal]);
+}
+
+void RootRegistry::hold_pack(Hold& hold, PackId pack) {
   if (hold.packs_.insert(pack).second) ++held_packs_[pack];
-  return true;
 }
 
 RootRegistry::Mark::Mark(RootRegistry& registry) : registry_(registry) {
@@ -94,10 +107,10 @@ void RootRegistry::visit_roots(const std::function<void(const MaybeRef& root)>& 
   for (const Ref& root : roots) visit(root);
 }
 
-bool RootRegistry::condemn(PackId pack) {
+bool RootRegistry::condemn(PackId pack, std::vector<bool> kept) {
   MutexLock lock(mutex_);
   if (held_packs_.contains(pack) || kept_packs_.contains(pack)) return false;
-  condemned_.insert(pack);
+  condemned_.insert_or_assign(pack, std::move(kept));
   return true;
 }
 

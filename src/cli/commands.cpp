@@ -107,10 +107,7 @@ int run_check(const Options& options) {
 int run_collect(const Options& options) {
   const auto target = store_target(options);
   if (!target) return report(target.error());
-  return request(options, *target, json{{"command", "collect"}}, [](const json& answer) {
-    fmt::print("{} freed: {} of {} packs removed\n", readable_size(answer.at("bytes_removed").get<std::uint64_t>()),
-               answer.at("packs_removed").get<std::uint64_t>(), answer.at("packs_seen").get<std::uint64_t>());
-  });
+  return request(options, *target, json{{"command", "collect"}}, print_collected, "collecting");
 }
 
 int dispatch(const Options& options) {

@@ -166,6 +166,14 @@ void print_check(const json& answer) {
              clean ? "no damage" : "DAMAGED, everything not named above is whole");
 }
 
+void print_collected(const json& answer) {
+  fmt::print("{} freed: {} records removed; of {} packs {} removed, {} written anew, {} punched\n",
+             size_of(answer, "bytes_removed"), text_of(answer, "records_removed"), text_of(answer, "packs_seen"),
+             text_of(answer, "packs_removed"), text_of(answer, "packs_rewritten"), text_of(answer, "packs_punched"));
+  if (answer.value("waiting_bytes", 0) == 0) return;
+  fmt::print("{} more are freed when enough comes together in their packs\n", size_of(answer, "waiting_bytes"));
+}
+
 Table::Table(std::vector<std::string> headings) {
   for (auto& heading : headings) {
     right_.push_back(heading.starts_with('>'));

@@ -19,6 +19,7 @@ void print_image(const nlohmann::json& answer);
 /// The store, without its disks: `varve list` shows those.
 void print_status(const nlohmann::json& answer);
 void print_check(const nlohmann::json& answer);
+void print_collected(const nlohmann::json& answer);
 
 /// "2026-01-31 23:59:59" in local time for an instant in ISO-8601; anything else as it is.
 [[nodiscard]] std::string readable_time(const std::string& iso8601);

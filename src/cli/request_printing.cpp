@@ -38,9 +38,14 @@ store::CommandContext context_of_caller() {
 }
 
 int request(const Options& options, const Target& target, const json& question,
-            void (*print)(const json& answer)) {
+            void (*print)(const json& answer), const std::string& progress) {
   stop_when_interrupted();
-  const auto answer = run_request(target.store, question, context_of_caller());
+  auto context = context_of_caller();
+  const auto answer = [&] {
+    ProgressBar bar(progress);
+    if (!progress.empty()) context.progress = [&](std::uint64_t done, std::uint64_t total) { bar.show(done, total); };
+    return run_request(target.store, question, context);
+  }();
   if (!answer) return report(answer.error());
   options.json ? print_json(*answer) : print(*answer);
   return kExitSuccess;

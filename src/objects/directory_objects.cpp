@@ -104,6 +104,12 @@ class DirectoryObjects final : public ObjectStore {
     return synced;
   }
 
+  Status punch(std::string_view name, ByteOffset at, ByteCount count) override {
+    VARVE_TRY(check(name));
+    VARVE_TRY_ASSIGN(const auto file, storage_.open(name, {.write = true}));
+    return file->punch(at, count);
+  }
+
  private:
   static Status check(std::string_view name) {
     if (!os::valid_path(name) || is_temporary(name)) {

@@ -1,32 +1,40 @@
 // Collect: what no root reaches, goes; pack by pack.
 //
-// Steps, and what holds from each on:
+//     phase      does                               next
+//     listing    Mark begins; lists the packs       marking
+//     marking    walks all roots, twice             sweeping; on damage or a stop the end
+//     dead       removes packs without a mark       thinning
+//     thinning   frees unmarked records of the      the end
+//                others (chunks/free_records.h)
 //
-//     begin     Mark, then list packs     1. a pack is removed only if it was listed before the mark: a newer one is
-//                                            never touched.
-//     mark      roots -> walk_records     2. every record that a root reached when the visit began is marked. Roots
-//                                            that moved from a hold to an owner meanwhile are kept visible by Mark.
-//     mark      again, what is new        3. so is what came to be reached since: nothing known to this process is
-//                                            unmarked unless it is held.
-//     for each listed pack without a mark:
-//       condemn                           4. a held pack is refused here, and a condemned one can't be held any more:
-//                                            whoever comes second loses (root_registry.h).
-//       remove_pack                       5. only a condemned pack loses bytes.
-//       absolve                           6. no pack stays condemned, whatever happened.
+// Invariants, by the phase from whose begin on they hold:
 //
-//  7. A node that cannot be read ends it before step "condemn": what it stood for is unknown, so everything may be
-//     alive. So does a pack whose table cannot be read: its deltas stand on something. A damaged *chunk* whose pack can
-//     tell what it is stands for nothing else.
-//  8. Each node is walked once, whatever the number of roots that reach it: cost follows distinct metadata.
-//  9. A crash leaves packs that are gone or whole; the next mark starts from nothing.
+//     listing    1. A pack is touched only if it was listed before the mark: a newer one never is.
+//     marking    2. Every record that a root reached when the first visit began gets marked. Roots that move from a hold to
+//                   an owner meanwhile are kept visible by Mark.
+//                3. So is, by the second visit, what came to be reached since: nothing known to this process is unmarked
+//                   unless its pack is held.
+//                4. Each node is walked once, whatever the number of roots that reach it: cost follows distinct metadata.
+//                5. What a marked delta stands on is marked. If that is a node, it is not therefore walked.
+//     dead       6. Nothing was unreadable: a node stands for what is below it, and a pack without a table for what its
+//                   deltas stand on. A damaged *chunk* whose pack can tell what it is stands for nothing else.
+//                7. Only records lose bytes that are unmarked and in a pack that nobody holds, or held since the mark
+//                   began: RootRegistry::condemn is the last look, and who comes later is refused them.
+//                8. Mark lives until the last pack is done, else 7 would not see who came and went.
+//     end        9. No pack stays condemned (but see free_records.cpp, 6), whatever happened.
+//
+// A crash leaves each pack as it was or as it shall be; the next mark starts from nothing, and what was freed is not there
+// any more. So it can be interrupted at any time, and goes on where it was.
 #include "varve/snapshot/collect.h"
 
+#include <cassert>
 #include <optional>
 #include <unordered_set>
 #include <vector>
 
 #include "record_set.h"
 #include "varve/chunks/chunk_map.h"
+#include "varve/chunks/free_records.h"
 #include "varve/chunks/pack_repair.h"
 #include "varve/core/log.h"
 
@@ -41,9 +49,11 @@ Status stopped() {
   return fail(ECANCELED, ErrorKind::refused, "collecting was stopped");
 }
 
+constexpr std::uint64_t kPaceEvery = 64;  ///< records
+
 class Marker {
  public:
-  Marker(chunks::ChunkStore& chunks, const std::function<bool()>& stop) : chunks_(chunks), stop_(stop) {}
+  Marker(chunks::ChunkStore& chunks, const CollectOptions& options) : chunks_(chunks), options_(options) {}
 
   /// Marks what roots reach now and did not before. EIO: a node cannot be read. ECANCELED.
   Status mark() {
@@ -59,6 +69,7 @@ class Marker {
     return {};
   }
   [[nodiscard]] bool keeps(PackId pack) const { return live_.names_pack(pack); }
+  [[nodiscard]] bool keeps(const Ref& ref) const { return live_.contains(ref); }
   [[nodiscard]] std::uint64_t live_records() const { return live_.size(); }
 
  private:
@@ -73,12 +84,13 @@ class Marker {
 
   /// False prunes the walk, which also ends it soon once there is a reason to.
   bool first_visit(const Ref& ref, RecordKind kind) {
-    if (!stopped_ && stop_ && stop_()) stopped_ = true;
+    if (!stopped_ && options_.stop && options_.stop()) stopped_ = true;
     if (stopped_ || unreadable_) return false;
     if (ref.damaged()) {
       if (kind == RecordKind::node) note_damage(ref, Error{EIO, ErrorKind::damaged, "a map node is marked as damaged"});
       return false;
     }
+    if (options_.pace && ++visited_ % kPaceEvery == 0) options_.pace(kPaceEvery, 0);
     const bool is_new = live_.insert(ref);
     // A node may be alive already as what a delta stands on, and what is below it not.
     return kind == RecordKind::node ? walked_nodes_.insert(ref) : is_new;
@@ -89,7 +101,8 @@ class Marker {
   }
 
   chunks::ChunkStore& chunks_;
-  const std::function<bool()>& stop_;
+  const CollectOptions& options_;
+  std::uint64_t visited_ = 0;
   RecordSet live_;
   RecordSet walked_nodes_;
   std::unordered_set<Ref> walked_;
@@ -97,44 +110,89 @@ class Marker {
   bool stopped_ = false;
 };
 
-/// A pack that nobody marked. True when it is gone.
-Result<bool> remove_dead(chunks::ChunkStore& chunks, PackId pack, Collected& collected) {
-  const auto size = chunks.pack_size(pack);
-  if (!chunks.registry().condemn(pack)) return false;
-  const Status removed = chunks.remove_pack(pack);
-  chunks.registry().absolve(pack);
-  VARVE_TRY(removed);
-  ++collected.packs_removed;
-  if (size) collected.bytes_removed += size->value();
-  return true;
-}
+/// The phases; the one under way is asserted by what belongs to it.
+class Collection {
+ public:
+  Collection(chunks::ChunkStore& chunks, const CollectOptions& options)
+      : chunks_(chunks), options_(options), mark_(chunks.registry()), marker_(chunks, options) {}
+
+  Result<Collected> run() {
+    VARVE_TRY_ASSIGN(packs_, chunks_.list_packs());
+    enter(Phase::marking);
+    VARVE_TRY(marker_.mark());
+    VARVE_TRY(marker_.mark());
+    collected_.live_records = marker_.live_records();
+    collected_.packs_seen = packs_.size();
+    enter(Phase::dead);
+    VARVE_TRY(sweep(false));
+    enter(Phase::thinning);
+    VARVE_TRY(sweep(true));
+    if (failed_) return tl::unexpected(*failed_);
+    return collected_;
+  }
+
+ private:
+  enum class Phase { listing, marking, dead, thinning };
+  void enter(Phase next) {
+    assert(static_cast<int>(next) == static_cast<int>(phase_) + 1);
+    phase_ = next;
+  }
+
+  /// The packs of which something is alive, or the others.
+  Status sweep(bool alive) {
+    for (const PackId pack : packs_) {
+      if (marker_.keeps(pack) != alive) continue;
+      if (options_.stop && options_.stop()) return stopped();
+      free(pack, alive);
+      if (options_.progress) options_.progress(++done_, packs_.size());
+    }
+    return {};
+  }
+
+  void free(PackId pack, bool alive) {
+    assert(phase_ == (alive ? Phase::thinning : Phase::dead));
+    const std::function<bool(const Ref&)> keeps = [this](const Ref& ref) { return marker_.keeps(ref); };
+    const auto freed = chunks::free_records(chunks_, pack, alive ? keeps : nullptr);
+    if (!freed) {
+      log::warning("a pack could not be collected: {}", freed.error().message);
+      if (!failed_) failed_ = freed.error();
+      return;
+    }
+    assert(alive || freed->how == chunks::Freed::How::removed || freed->how == chunks::Freed::How::busy);
+    add(*freed);
+    if (options_.pace) options_.pace(0, freed->written_bytes);
+  }
+
+  void add(const chunks::Freed& freed) {
+    collected_.packs_removed += freed.how == chunks::Freed::How::removed ? 1 : 0;
+    collected_.packs_rewritten += freed.how == chunks::Freed::How::rewritten ? 1 : 0;
+    collected_.packs_punched += freed.how == chunks::Freed::How::punched ? 1 : 0;
+    collected_.records_removed += freed.records;
+    collected_.record_bytes += freed.record_bytes;
+    collected_.bytes_removed += freed.disk_bytes;
+    collected_.bytes_written += freed.written_bytes;
+    collected_.waiting_records += freed.waiting_records;
+    collected_.waiting_bytes += freed.waiting_bytes;
+  }
+
+  chunks::ChunkStore& chunks_;
+  const CollectOptions& options_;
+  const chunks::RootRegistry::Mark mark_;  ///< invariant 8
+  Marker marker_;
+  Phase phase_ = Phase::listing;
+  std::vector<PackId> packs_;
+  std::uint64_t done_ = 0;
+  Collected collected_;
+  std::optional<Error> failed_;
+};
 
 }  // namespace
 
-Result<Collected> collect_dead_packs(chunks::ChunkStore& chunks, const std::function<bool()>& stop) {
+Result<Collected> collect_garbage(chunks::ChunkStore& chunks, const CollectOptions& options) {
   if (const auto swept = chunks::remove_superseded_packs(chunks); !swept) {
     log::warning("an old generation of a pack stays: {}", swept.error().message);
   }
-  const chunks::RootRegistry::Mark mark(chunks.registry());
-  VARVE_TRY_ASSIGN(const std::vector<PackId> packs, chunks.list_packs());
-  Marker marker(chunks, stop);
-  VARVE_TRY(marker.mark());
-  VARVE_TRY(marker.mark());
-  Collected collected;
-  collected.live_records = marker.live_records();
-  collected.packs_seen = packs.size();
-  std::optional<Error> failed;
-  for (const PackId pack : packs) {
-    if (stop && stop()) return tl::unexpected(stopped().error());
-    if (marker.keeps(pack)) continue;
-    if (const auto gone = remove_dead(chunks, pack, collected); !gone) {
-      // One pack that cannot go (a bad sector in its directory, a read-only moment) must not keep the others.
-      log::warning("a dead pack could not be removed: {}", gone.error().message);
-      if (!failed) failed = gone.error();
-    }
-  }
-  if (failed) return tl::unexpected(*failed);
-  return collected;
+  return Collection(chunks, options).run();
 }
 
 }  // namespace varve::snapshot

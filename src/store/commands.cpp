@@ -174,11 +174,18 @@ Result<json> run_check(Store& store, const json& request, const CommandContext& 
 }
 
 Result<json> run_collect(Store& store, const json&, const CommandContext& context) {
-  VARVE_TRY_ASSIGN(const auto collected, store.collect(context.stop));
+  VARVE_TRY_ASSIGN(const auto collected, store.collect(context.stop, context.progress));
   return json{{"live_records", collected.live_records},
               {"packs_seen", collected.packs_seen},
               {"packs_removed", collected.packs_removed},
-              {"bytes_removed", collected.bytes_removed}};
+              {"packs_rewritten", collected.packs_rewritten},
+              {"packs_punched", collected.packs_punched},
+              {"records_removed", collected.records_removed},
+              {"record_bytes", collected.record_bytes},
+              {"bytes_removed", collected.bytes_removed},
+              {"bytes_written", collected.bytes_written},
+              {"waiting_records", collected.waiting_records},
+              {"waiting_bytes", collected.waiting_bytes}};
 }
 
 Result<json> run_status(Store& store, const json&, const CommandContext&) { return store.status(); }

@@ -213,6 +213,7 @@ Status DiskEntry::remove_image() {
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
   VARVE_TRY(live_->remove_image());
+  ++services_.garbage;
   parent_may_be_gone_ = true;
   touch();
   return {};
@@ -251,6 +252,7 @@ Status DiskEntry::replace_image(const catalog::SnapshotEntry& snapshot) {
     VARVE_TRY(logged([&] { return log_->append_disk_attributes(log_->state()->directory, snapshot.image); }));
   }
   VARVE_TRY(live_->replace(snapshot.size, chunks::to_opaque(snapshot.root)));
+  ++services_.garbage;
   touch();
   return {};
 }
@@ -446,6 +448,7 @@ Status DiskEntry::remove_closed_snapshot(SnapshotId id) {
     MutexLock images(images_mutex_);
     images_.erase(id);
   }
+  ++services_.garbage;
   parent_may_be_gone_ = true;
   touch();
   return {};
@@ -606,6 +609,7 @@ Status DiskEntry::commit(const disk::PendingInfo& oldest) {
                                                  [this] { return cancel_ || services_.stopping; },
                                                  patience_with(oldest.id));
   if (!committed) {
+    ++services_.garbage;  // what it wrote
     if (progress_.met_unreadable) note_unreadable(oldest.id);
     return tl::unexpected(committed.error());
   }
@@ -730,6 +734,7 @@ Status DiskEntry::remove_files() {
   }
   MutexLock upkeep(upkeep_mutex_);
   removed_ = true;
+  ++services_.garbage;
   // The log is the truth from here on; what is left of the files is swept at the next mount if this fails.
   if (auto closed = live_->close(); !closed) log::warning("disk {}: {}", quoted(name()), closed.error().message);
   if (auto swept = remove_live_files(*services_.storage, id_); !swept) {

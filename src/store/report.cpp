@@ -37,6 +37,19 @@ json describe_task(const StartupTask& task, std::string_view what) {
   return json{{"state", kWords.at(static_cast<std::size_t>(task.state.load()))}, {what, task.looked_at.load()}};
 }
 
+json describe_collect(const Services& services) {
+  const CollectState& state = services.collect;
+  return json{{"running", state.running > 0},
+              {"packs_done", state.packs_done.load()},
+              {"packs_total", state.packs_total.load()},
+              {"deletions_waiting", services.garbage - state.collected},
+              {"runs", state.runs.load()},
+              {"records_removed", state.records_removed.load()},
+              {"bytes_removed", state.bytes_removed.load()},
+              {"waiting_records", state.waiting_records.load()},
+              {"waiting_bytes", state.waiting_bytes.load()}};
+}
+
 json describe_live(Disk& disk) {
   const auto info = disk.live().info();
   if (!info.exists) return nullptr;
@@ -134,6 +147,7 @@ json report_status(const Store& store, Services& services) {
                 {"compression", settings.compression.to_text()}}},
               {"disks", disks},
               {"damaged_disks", store.damaged_disks()},
+              {"collect", describe_collect(services)},
               {"background",
                {{"locator", describe_task(services.locator_check, "packs")},
                 {"collect", describe_task(services.first_collect, "records")}}},
@@ -193,6 +207,16 @@ std::string report_metrics(const Store& store, Services& services) {
     Metric(out, "varve_waiting_bytes", "gauge", "Records that nothing needs any more, until collect has them.")
         .add(store.space().waiting());
   }
+  const CollectState& collect = services.collect;
+  Metric(out, "varve_collect_running", "gauge", "1 while space of deleted snapshots is being given back.")
+      .add(collect.running > 0 ? 1 : 0);
+  Metric(out, "varve_collect_deletions_waiting", "gauge", "Deletions whose space was not looked for yet.")
+      .add(services.garbage - collect.collected);
+  Metric(out, "varve_collect_waiting_bytes", "gauge", "Bytes of dead records that are not worth a pack's rewriting yet.")
+      .add(collect.waiting_bytes);
+  Metric(out, "varve_collect_runs_total", "counter", "Collections since the mount.").add(collect.runs);
+  Metric(out, "varve_collect_removed_records_total", "counter", "Records removed.").add(collect.records_removed);
+  Metric(out, "varve_collect_removed_bytes_total", "counter", "Bytes given back.").add(collect.bytes_removed);
   if (const auto capacity = store.capacity()) {
     Metric(out, "varve_store_total_bytes", "gauge", "Size of the store's filesystem.").add(capacity->total.value());
     Metric(out, "varve_store_available_bytes", "gauge", "Free bytes there.").add(capacity->available.value());

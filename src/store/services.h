@@ -27,6 +27,19 @@ struct StartupTask {
   std::atomic<std::uint64_t> looked_at{0};
 };
 
+/// What collect does and did, for status.json and metrics.
+struct CollectState {
+  std::atomic<std::uint64_t> running{0};     ///< how many
+  std::atomic<std::uint64_t> packs_done{0};  ///< of the sweep that goes on
+  std::atomic<std::uint64_t> packs_total{0};
+  std::atomic<std::uint64_t> collected{0};  ///< of Services::garbage, when the last one began
+  std::atomic<std::uint64_t> runs{0};       ///< since the store was opened; so are these
+  std::atomic<std::uint64_t> records_removed{0};
+  std::atomic<std::uint64_t> bytes_removed{0};
+  std::atomic<std::uint64_t> waiting_records{0};  ///< as the last one found
+  std::atomic<std::uint64_t> waiting_bytes{0};
+};
+
 /// The layers below, in the order in which they stand on each other. Assembled once, in Store::open().
 struct Services {
   std::unique_ptr<os::Storage> storage;
@@ -40,6 +53,8 @@ struct Services {
   std::unique_ptr<ThreadPool> encoders;
   std::unique_ptr<ThreadPool> prefetchers;
   std::atomic<bool> stopping{false};
+  std::atomic<std::uint64_t> garbage{0};  ///< grows with whatever leaves records behind that nothing reaches
+  CollectState collect;
   StartupTask locator_check;  ///< counts packs that were not known, or are gone
   StartupTask first_collect;  ///< counts records
 };

@@ -15,6 +15,7 @@
 
 #include "background.h"
 #include "check.h"
+#include "collector.h"
 #include "copy.h"
 #include "diff.h"
 #include "disk_entry.h"
@@ -38,6 +39,7 @@ constexpr std::uint32_t kWritableByOthers = 0022;
 /// Disks are opened and closed side by side: each costs a few dozen reads and a few syncs, mostly waiting.
 constexpr std::size_t kOpenThreads = 8;
 constexpr std::chrono::milliseconds kPollInterval{5};
+constexpr std::uint64_t kShortOfSpace = 20;  ///< less than this part of it is free: collect then hurries
 
 std::string random_id() {
   std::random_device source;
@@ -99,6 +101,8 @@ class OpenStore final : public Store {
 
   Status recover();
   void start_background();
+  [[nodiscard]] bool short_of_space() const;
+  [[nodiscard]] Result<snapshot::Collected> collect_with(snapshot::CollectOptions options);
   Status close() override;
 
   const StoreSettings& settings() const override { return settings_; }
@@ -136,7 +140,8 @@ class OpenStore final : public Store {
                             const std::function<bool()>& stop) override;
   Result<RepairReport> repair(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                               const std::function<bool()>& stop) override;
-  Result<snapshot::Collected> collect(const std::function<bool()>& stop) override;
+  Result<snapshot::Collected> collect(const std::function<bool()>& stop,
+                                      const std::function<void(std::uint64_t, std::uint64_t)>& progress) override;
 
   bool wait_until_quiet(std::chrono::milliseconds limit) override;
   Result<bool> step_commit(DiskId id) override;
@@ -221,6 +226,7 @@ class OpenStore final : public Store {
   Mutex observer_mutex_;
   Observer* observer_ VARVE_GUARDED_BY(observer_mutex_) = nullptr;
 
+  std::unique_ptr<Collector> collector_;
   std::unique_ptr<Background> background_;  ///< ends first
 };
 
@@ -326,6 +332,19 @@ void OpenStore::start_background() {
   background_ = std::make_unique<Background>(services_, [this] { return entries(); }, [this] { at_start(); });
   background_->start();
   space_->start();
+  collector_ = std::make_unique<Collector>(
+      services_,
+      [this](const snapshot::CollectOptions& options) -> Status {
+        VARVE_TRY(collect_with(options));
+        return {};
+      },
+      [this] { return short_of_space(); });
+  collector_->start();
+}
+
+bool OpenStore::short_of_space() const {
+  const auto now = capacity();
+  return now && now->available.value() < now->total.value() / kShortOfSpace;
 }
 
 /// Once, in the background, after the store is usable.
@@ -345,7 +364,7 @@ void OpenStore::at_start() {
       "the locator is incomplete, deduplication finds less");
   run(services_.first_collect,
       [this](const auto& stop) -> Status {
-        VARVE_TRY(collect(stop));
+        VARVE_TRY(collect_with({stop, {}, {}}));
         return {};
       },
       "collect did not run");
@@ -353,6 +372,7 @@ void OpenStore::at_start() {
 
 Status OpenStore::close() {
   if (background_) background_->stop();
+  if (collector_) collector_->stop();
   services_.stopping = true;
   space_->stop();
   const auto disks = entries();
@@ -619,7 +639,12 @@ Result<RepairReport> OpenStore::repair(const std::function<void(std::uint64_t, s
   return repair_store(services_, entries(), damaged_, progress, stop);
 }
 
-Result<snapshot::Collected> OpenStore::collect(const std::function<bool()>& stop) {
+Result<snapshot::Collected> OpenStore::collect(const std::function<bool()>& stop,
+                                               const std::function<void(std::uint64_t, std::uint64_t)>& progress) {
+  return collect_with({stop, progress, {}});
+}
+
+Result<snapshot::Collected> OpenStore::collect_with(snapshot::CollectOptions options) {
   // A disk that could not be opened has roots that nobody can name.
   if (!damaged_.empty()) {
     return fail_refused(EIO, "nothing is collected while a disk of the store is damaged: its data could not be told "
@@ -627,8 +652,24 @@ Result<snapshot::Collected> OpenStore::collect(const std::function<bool()>& stop
   }
   space_->let_go();
   space_->collect_begins();
-  VARVE_TRY_ASSIGN(const auto collected, snapshot::collect_dead_packs(*services_.chunks, stop));
+  CollectState& state = services_.collect;
+  const std::uint64_t garbage = services_.garbage;
+  ++state.running;
+  options.progress = [&state, tell = std::move(options.progress)](std::uint64_t done, std::uint64_t total) {
+    state.packs_done = done;
+    state.packs_total = total;
+    if (tell) tell(done, total);
+  };
+  auto collected = snapshot::collect_garbage(*services_.chunks, options);
+  --state.running;
+  if (!collected) return collected;
   space_->collect_ended();
+  ++state.runs;
+  state.collected = garbage;
+  state.records_removed += collected->records_removed;
+  state.bytes_removed += collected->bytes_removed;
+  state.waiting_records = collected->waiting_records;
+  state.waiting_bytes = collected->waiting_bytes;
   return collected;
 }
 

@@ -41,6 +41,21 @@ TEST(RootRegistry, VisitsOwnersAsLongAsTheyAreRegistered) {
   EXPECT_TRUE(visited(registry).empty());
 }
 
+TEST(RootRegistry, OfACondemnedPackOnlyWhatStaysCanBeHeld) {
+  RootRegistry registry;
+  ASSERT_TRUE(registry.condemn(PackId{256}, {false, true}));
+  RootRegistry::Hold hold(registry);
+  const auto at = [](std::uint32_t ordinal) { return Ref{PackId{256}, ordinal, Digest{}}; };
+  EXPECT_FALSE(hold.try_hold(at(0)));
+  EXPECT_FALSE(hold.try_hold_root(at(0)));
+  EXPECT_FALSE(hold.try_hold(at(2)));
+  EXPECT_FALSE(hold.try_hold_pack(PackId{256})) << "as it is";
+  EXPECT_TRUE(hold.try_hold(at(1)));
+  EXPECT_TRUE(hold.try_hold_root(at(1)));
+  registry.absolve(PackId{256});
+  EXPECT_TRUE(hold.try_hold(at(0)));
+}
+
 TEST(RootRegistry, OfHoldAndCondemnTheFirstWins) {
   RootRegistry registry;
   {

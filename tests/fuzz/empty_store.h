@@ -84,7 +84,8 @@ class EmptyStore final : public store::Store {
                                      const std::function<bool()>&) override {
     return store::RepairReport{};
   }
-  Result<snapshot::Collected> collect(const std::function<bool()>&) override { return snapshot::Collected{}; }
+  Result<snapshot::Collected> collect(const std::function<bool()>&,
+                                        const std::function<void(std::uint64_t, std::uint64_t)>&) override { return snapshot::Collected{}; }
   bool wait_until_quiet(std::chrono::milliseconds) override { return true; }
   Result<bool> step_commit(DiskId) override { return false; }
   Status step_upkeep(DiskId) override { return {}; }

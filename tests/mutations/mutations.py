@@ -1,4 +1,5 @@
-"""What breaks each of the live disk's 13 rules (DESIGN.md, "The live disk"), and the test that must notice.
+"""What breaks each of the live disk's 13 rules (DESIGN.md, "The live disk"), and those of collect (14), and the test that
+must notice.
 
 A mutation replaces one text, found exactly once in one file, by another.
 """
@@ -145,4 +146,14 @@ MUTATIONS = [
     Mutation(0, 'a parent that falls back is promised with its snapshot', 'src/store/space.cpp',
              'push(is_a_snapshot || needed ? removed.roots : removed.before, root);', '(void)is_a_snapshot, (void)needed, (void)root;',
              'store/store_test', 'AccountingOfAStore.*'),
+    # Collect's (collect.cpp opens with its invariants).
+    Mutation(14, 'a pack that somebody uses keeps its records', 'src/chunks/root_registry.cpp',
+             'if (held_packs_.contains(pack) || kept_packs_.contains(pack)) return false;', '',
+             'snapshot/snapshot_test', 'Thinning.ALivingRecord*:Collect.KeepsWhatAHold*'),
+    Mutation(14, 'what a delta stands on stays', 'src/snapshot/collect.cpp',
+             '{ live_.insert(base); }', '{ static_cast<void>(base); }',
+             'snapshot/snapshot_test', 'Thinning.APackThatIsMostlyDead*'),
+    Mutation(14, 'no dead record can be held while it goes', 'src/chunks/root_registry.cpp',
+             'condemned_.insert_or_assign(pack, std::move(kept));', 'static_cast<void>(kept);',
+             'chunks/chunks_test', 'RootRegistry*'),
 ]

@@ -216,7 +216,7 @@ class History {
   void collect() {
     follow();
     const RecordSums before = accounting_.live();
-    ASSERT_OK(collect_dead_packs(*world_.store, {}));
+    ASSERT_OK(collect_garbage(*world_.store, {}));
     world_.store->drop_caches();
     EXPECT_EQ(walk(*world_.store, roots_), before);
   }
@@ -247,12 +247,12 @@ TEST(Accounting, HoldsARootItHasCountedUntilItHasLetGoOfIt) {
   const auto live = accounting.live();
   EXPECT_EQ(live.chunks, 2u);
   world.roots.remove(root);
-  ASSERT_OK(collect_dead_packs(*world.store, {}));
+  ASSERT_OK(collect_garbage(*world.store, {}));
   EXPECT_FALSE(world.pack_files().empty());
   ASSERT_OK(accounting.release(kOwner, [] { return Accounting::Roots{}; }));
   EXPECT_EQ(accounting.live(), RecordSums{});
   EXPECT_EQ(accounting.died_bytes(), live.stored_bytes);
-  ASSERT_OK(collect_dead_packs(*world.store, {}));
+  ASSERT_OK(collect_garbage(*world.store, {}));
   EXPECT_TRUE(world.pack_files().empty());
 }
 

@@ -17,7 +17,7 @@ Model numbered(std::uint64_t first, std::uint64_t count, std::uint64_t number) {
 }
 
 Collected collect(World& world) {
-  const auto collected = collect_dead_packs(*world.store, {});
+  const auto collected = collect_garbage(*world.store, {});
   EXPECT_TRUE(collected) << collected.error().message;
   return collected.value_or(Collected{});
 }
@@ -83,7 +83,7 @@ TEST(Collect, AnUnreadableNodeKeepsEverything) {
     if (file.find(id) != std::string::npos) world.flip_byte(file, 20);
   }
   world.reopen();
-  const auto collected = collect_dead_packs(*world.store, {});
+  const auto collected = collect_garbage(*world.store, {});
   ASSERT_FALSE(collected);
   EXPECT_EQ(collected.error().code, EIO);
   EXPECT_EQ(world.pack_files().size(), 3u);
@@ -186,7 +186,7 @@ TEST(Collect, APackThatCannotGoDoesNotKeepTheOthers) {
   World world;
   for (std::uint64_t i = 0; i < 3; ++i) world.roots.remove(world.build({}, numbered(0, 3, 100 * (i + 1))));
   world.storage.fail_at(1, EIO);
-  const auto collected = collect_dead_packs(*world.store, {});
+  const auto collected = collect_garbage(*world.store, {});
   ASSERT_FALSE(collected);
   EXPECT_EQ(collected.error().code, EIO);
   EXPECT_EQ(world.pack_files().size(), 1u);
@@ -198,7 +198,7 @@ TEST(Collect, StopsWhenTold) {
   world.build({}, numbered(0, 50, 1));
   world.roots.remove(world.build({}, numbered(0, 5, 700)));
   int asked = 0;
-  const auto collected = collect_dead_packs(*world.store, [&] { return ++asked > 10; });
+  const auto collected = collect_garbage(*world.store, {.stop = [&] { return ++asked > 10; }, .progress = {}, .pace = {}});
   ASSERT_FALSE(collected);
   EXPECT_EQ(collected.error().code, ECANCELED);
   EXPECT_EQ(asked, 11);

@@ -316,7 +316,7 @@ TEST(Commit, StoppedItLeavesNothingBehindButGarbage) {
     ASSERT_FALSE(stopped) << when;
     EXPECT_EQ(stopped.error().code, ECANCELED);
   }
-  EXPECT_TRUE(collect_dead_packs(*world.store, {}));
+  EXPECT_TRUE(collect_garbage(*world.store, {}));
   EXPECT_EQ(world.pack_files(), packs);
   world.commit();
   EXPECT_TRUE(world.read_image(first.root, kChunkBytes) == content(1));
@@ -333,13 +333,13 @@ TEST(Commit, ACrashBeforeTheLogRecordLeavesPacksThatCollectRemovesAndNoOther) {
     chunks::RootRegistry::Hold hold(world.registry);
     ASSERT_TRUE(world.try_commit(hold));
     EXPECT_EQ(world.pack_files().size(), before.size() + 1);
-    const auto kept = collect_dead_packs(*world.store, {});
+    const auto kept = collect_garbage(*world.store, {});
     ASSERT_TRUE(kept);
     EXPECT_EQ(kept->packs_removed, 0u);
   }
   // The log never had it: the process went here, and with it the hold.
   world.reopen();
-  const auto collected = collect_dead_packs(*world.store, {});
+  const auto collected = collect_garbage(*world.store, {});
   ASSERT_TRUE(collected);
   EXPECT_EQ(collected->packs_removed, 1u);
   EXPECT_EQ(world.pack_files(), before);

@@ -231,6 +231,26 @@ void collects(ModeledStore& store) {
   store.collect();
 }
 
+/// Most of a pack dies, then a long run of another.
+void thins(ModeledStore& store) {
+  store.create_disk("m");
+  store.create_image("m");
+  store.resize("m", 20 * kChunk);
+  store.write("m", 0, 20 * kChunk);
+  store.snapshot("m", "t1");
+  store.commit("m");
+  store.write("m", 2 * kChunk, 16 * kChunk);
+  store.snapshot("m", "t2");
+  store.commit("m");
+  store.remove_snapshot("m", "t1");
+  store.collect();
+  store.write("m", 4 * kChunk, 6 * kChunk);
+  store.snapshot("m", "t3");
+  store.commit("m");
+  store.remove_snapshot("m", "t2");
+  store.collect();
+}
+
 /// The live disk's parent goes: to an older one, with a pending one in between, to none.
 void falls_back(ModeledStore& store) {
   store.commit("a");
@@ -290,6 +310,7 @@ const std::vector<Scene>& scenes() {
       {"RemovesTheDisk", an_almost_empty_disk, removes_the_disk},
       {"Copies", two_disks, copies},
       {"Collects", two_disks, collects},
+      {"Thins", nothing, thins},
       {"FallsBack", a_pending_snapshot, falls_back},
       {"Remounts", two_disks, remounts},
       {"ManyLogRecords", a_complete_snapshot, many_log_records},

@@ -14,8 +14,8 @@
 //     Mark mark(registry);
 //     visit_roots -> walk        the bulk
 //     visit_roots -> walk        only what is new: what was walked is not walked again
-//     condemn each pack without a marked record; false: somebody has come to use it
-//     remove it, absolve it
+//     condemn each pack, but for its marked records; false: somebody has come to use it
+//     remove it, or those of its records that are not kept; absolve it
 //
 // and a root that escaped the first visit was held during the Mark, thus is seen by the second, or its own new packs
 // are refused to condemn(). What is held after the second visit was visible in an owner before, or stands on packs that
@@ -68,11 +68,13 @@ class RootRegistry {
     ~Hold();
     Hold(const Hold&) = delete;
     Hold& operator=(const Hold&) = delete;
-    /// False: the record's pack is condemned; do not use the ref. A record that nobody else keeps alive (a digest
+    /// False: the record's pack is condemned and the record does not stay; do not use the ref. A record that nobody else keeps alive (a digest
     /// hit) must be looked up once more after the hold succeeded: its pack may have gone before.
     [[nodiscard]] bool try_hold(const Ref& ref);
     /// A root, and through it everything it reaches. The caller got it from an owner that has it still, or holds it.
     [[nodiscard]] bool try_hold_root(const MaybeRef& root);
+    /// The pack as it is, with all its records. False: it is condemned.
+    [[nodiscard]] bool try_hold_pack(PackId pack);
 
    private:
     friend class RootRegistry;
@@ -96,20 +98,22 @@ class RootRegistry {
 
   /// All roots of owners and holds, those let go of during a Mark included.
   void visit_roots(const std::function<void(const MaybeRef& root)>& visit) VARVE_EXCLUDES(visit_mutex_, mutex_);
-  /// Marks a pack as going. False when a hold names it: it stays.
-  [[nodiscard]] bool condemn(PackId pack) VARVE_EXCLUDES(mutex_);
+  /// Marks a pack as going, but for the ordinals that `kept` has: they can be held all the while, their refs stay valid.
+  /// False when a hold names it: it stays as it is.
+  [[nodiscard]] bool condemn(PackId pack, std::vector<bool> kept = {}) VARVE_EXCLUDES(mutex_);
   /// The removal failed, or is over (pack ids are not reused).
   void absolve(PackId pack) VARVE_EXCLUDES(mutex_);
 
  private:
-  [[nodiscard]] bool hold_pack(Hold& hold, PackId pack) VARVE_REQUIRES(mutex_);
+  [[nodiscard]] bool stays(const Ref& ref) const VARVE_REQUIRES(mutex_);
+  void hold_pack(Hold& hold, PackId pack) VARVE_REQUIRES(mutex_);
 
   Mutex visit_mutex_;  ///< before mutex_: held while owners are visited, so that none goes meanwhile
   std::unordered_set<RootOwner*> owners_ VARVE_GUARDED_BY(visit_mutex_);
   Mutex mutex_;  ///< never held while anything is called
   std::unordered_set<Hold*> holds_ VARVE_GUARDED_BY(mutex_);
   std::unordered_map<PackId, std::size_t> held_packs_ VARVE_GUARDED_BY(mutex_);  ///< number of holds
-  std::unordered_set<PackId> condemned_ VARVE_GUARDED_BY(mutex_);
+  std::unordered_map<PackId, std::vector<bool>> condemned_ VARVE_GUARDED_BY(mutex_);  ///< with what is kept
   std::size_t marks_ VARVE_GUARDED_BY(mutex_) = 0;
   std::unordered_set<PackId> kept_packs_ VARVE_GUARDED_BY(mutex_);  ///< of holds that went during a Mark
   std::vector<Ref> kept_roots_ VARVE_GUARDED_BY(mutex_);

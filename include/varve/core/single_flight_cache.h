@@ -54,7 +54,7 @@ class SingleFlightCache {
     {
       MutexLock lock(mutex_);
       flight->result = result;
-      flights_.erase(key);
+      if (const auto it = flights_.find(key); it != flights_.end() && it->second == flight) flights_.erase(it);
       if (result && !flight->dropped) insert(key, *result, cost(**result));
     }
     landed_.notify_all();
@@ -67,15 +67,20 @@ class SingleFlightCache {
     return touch(key);
   }
 
-  /// Forgets the key; a load of it under way is delivered but not kept.
+  /// Forgets the key; a load of it under way is delivered to those who wait for it, but not kept: who asks from now on
+  /// gets what is loaded from now on.
   void drop(const Key& key) VARVE_EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
-    if (auto it = flights_.find(key); it != flights_.end()) it->second->dropped = true;
+    if (auto it = flights_.find(key); it != flights_.end()) {
+      it->second->dropped = true;
+      flights_.erase(it);
+    }
     if (auto it = entries_.find(key); it != entries_.end()) remove(it);
   }
   void clear() VARVE_EXCLUDES(mutex_) {
     MutexLock lock(mutex_);
     for (auto& [key, flight] : flights_) flight->dropped = true;
+    flights_.clear();
     entries_.clear();
     order_.clear();
     used_ = 0;

@@ -35,6 +35,13 @@ class ObjectStore {
   [[nodiscard]] virtual Result<std::vector<std::string>> list_folders(std::string_view folder) = 0;
   /// Durable on return. Absent is success. Needs no free space.
   [[nodiscard]] virtual Status remove(std::string_view name) = 0;
+  /// Gives back the space of a range that nobody reads any more; what is read there is undefined from then on (zeros or
+  /// what was there), also if it fails or is cut short. Needs no free space. EOPNOTSUPP where objects cannot have holes.
+  [[nodiscard]] virtual Status punch(std::string_view name, ByteOffset at, ByteCount count) {
+    static_cast<void>(at);
+    static_cast<void>(count);
+    return fail_refused(EOPNOTSUPP, "holes in " + std::string(name));
+  }
 };
 
 /// Objects as files below the root of `storage`, which must outlive the result. Names whose last part begins with

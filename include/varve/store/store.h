@@ -166,7 +166,11 @@ class Store {
   [[nodiscard]] virtual Result<RepairReport> repair(
       const std::function<void(std::uint64_t done, std::uint64_t total)>& progress,
       const std::function<bool()>& stop) = 0;
-  [[nodiscard]] virtual Result<snapshot::Collected> collect(const std::function<bool()>& stop) = 0;
+  /// Gives back the space of what was deleted, at full speed. It also goes on by itself, in the background. `progress`
+  /// in packs. Errors as snapshot::collect_garbage(); EIO while a disk is damaged.
+  [[nodiscard]] virtual Result<snapshot::Collected> collect(
+      const std::function<bool()>& stop,
+      const std::function<void(std::uint64_t done, std::uint64_t total)>& progress = {}) = 0;
 
   /// Waits until nothing is pending and nothing is left to move home (false: time ran out or a commit cannot succeed).
   [[nodiscard]] virtual bool wait_until_quiet(std::chrono::milliseconds limit) = 0;
