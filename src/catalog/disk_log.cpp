@@ -338,6 +338,15 @@ Status DiskLog::append_snapshot_renamed(SnapshotId id, const std::string& name) 
 Status DiskLog::append_snapshot_attributes(SnapshotId id, const Attributes& directory, const Attributes& image) {
   return implementation_->append(SnapshotAttributes{id, directory, image});
 }
+Status DiskLog::append_snapshot_care(SnapshotId id, const std::string& name, const Care& care) {
+  return implementation_->append(SnapshotCare{id, name, care});
+}
+Status DiskLog::append_limits(const Limits& limits) {
+  return implementation_->append(DiskLimits{limits});
+}
+Status DiskLog::append_hidden(bool hidden) {
+  return implementation_->append(DiskHidden{hidden});
+}
 Status DiskLog::append_disk_renamed(const std::string& name) {
   return implementation_->append(DiskRenamed{name});
 }

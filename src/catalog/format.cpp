@@ -124,7 +124,20 @@ Json to_json(const SnapshotEntry& entry) {
           {"changed_bytes", entry.changed_bytes},
           {"stored_bytes", entry.stored_bytes},
           {"directory", to_json(entry.directory)},
-          {"image", to_json(entry.image)}};
+          {"image", to_json(entry.image)},
+          {"care", catalog::to_json(entry.care)}};
+}
+
+Care read_care(const Fields& parent) {
+  auto care = care_from_json(parent.member("care"));
+  if (!care) parent.note(care.error().message);
+  return care ? std::move(*care) : Care{};
+}
+
+Limits read_limits(const Fields& parent) {
+  auto limits = limits_from_json(parent.member("limits"));
+  if (!limits) parent.note(limits.error().message);
+  return limits.value_or(Limits{});
 }
 
 SnapshotId read_id(const Fields& fields, const char* key) {
@@ -150,6 +163,7 @@ std::shared_ptr<const SnapshotEntry> read_entry(const Json& json, std::string& p
   entry->stored_bytes = fields.number("stored_bytes");
   entry->directory = read_attributes(fields, "directory");
   entry->image = read_attributes(fields, "image");
+  entry->care = read_care(fields);
   return entry;
 }
 
@@ -173,11 +187,23 @@ Json to_json(const SnapshotAttributes& event) {
           {"directory", to_json(event.directory)},
           {"image", to_json(event.image)}};
 }
+Json to_json(const SnapshotCare& event) {
+  return {{"type", "snapshot-care"},
+          {"id", event.id.value()},
+          {"name", event.name},
+          {"care", catalog::to_json(event.care)}};
+}
 Json to_json(const DiskRenamed& event) {
   return {{"type", "renamed"}, {"name", event.name}};
 }
 Json to_json(const DiskAttributes& event) {
   return {{"type", "attributes"}, {"directory", to_json(event.directory)}, {"live_image", to_json(event.live_image)}};
+}
+Json to_json(const DiskLimits& event) {
+  return {{"type", "limits"}, {"limits", catalog::to_json(event.limits)}};
+}
+Json to_json(const DiskHidden& event) {
+  return {{"type", "hidden"}, {"hidden", event.hidden}};
 }
 Json to_json(const DiskRemoved&) {
   Json json;  // not `{{"type", "removed"}}`: compilers differ on whether that is an object or an array
@@ -199,6 +225,9 @@ Event read_event(const Fields& fields) {
     return SnapshotAttributes{read_id(fields, "id"), read_attributes(fields, "directory"),
                               read_attributes(fields, "image")};
   }
+  if (type == "snapshot-care") return SnapshotCare{read_id(fields, "id"), fields.text("name"), read_care(fields)};
+  if (type == "limits") return DiskLimits{read_limits(fields)};
+  if (type == "hidden") return DiskHidden{fields.boolean("hidden")};
   if (type == "renamed") return DiskRenamed{fields.text("name")};
   if (type == "attributes") {
     return DiskAttributes{read_attributes(fields, "directory"), read_attributes(fields, "live_image")};
@@ -257,6 +286,8 @@ std::string encode_checkpoint(const DiskState& state, std::uint64_t number) {
                {"number", number},
                {"name", state.name},
                {"removed", state.removed},
+               {"hidden", state.hidden},
+               {"limits", catalog::to_json(state.limits)},
                {"created", state.created.nanoseconds},
                {"directory", to_json(state.directory)},
                {"live_image", to_json(state.live_image)},
@@ -274,6 +305,8 @@ Result<DiskState> decode_checkpoint(std::span<const std::byte> bytes, DiskId dis
   state.id = disk;
   state.name = fields.text("name");
   state.removed = fields.boolean("removed");
+  state.hidden = fields.boolean("hidden");
+  state.limits = read_limits(fields);
   state.created = Time{fields.signed_number("created")};
   state.directory = read_attributes(fields, "directory");
   state.live_image = read_attributes(fields, "live_image");

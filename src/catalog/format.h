@@ -31,6 +31,11 @@ struct SnapshotAttributes {
   Attributes directory;
   Attributes image;
 };
+struct SnapshotCare {
+  SnapshotId id;
+  std::string name;
+  Care care;
+};
 struct DiskRenamed {
   std::string name;
 };
@@ -38,11 +43,17 @@ struct DiskAttributes {
   Attributes directory;
   Attributes live_image;
 };
+struct DiskLimits {
+  Limits limits;
+};
+struct DiskHidden {
+  bool hidden = false;
+};
 struct DiskRemoved {};
 
 /// What a record says happened.
-using Event = std::variant<Created, SnapshotLogged, SnapshotDeleted, SnapshotRenamed, SnapshotAttributes, DiskRenamed,
-                           DiskAttributes, DiskRemoved>;
+using Event = std::variant<Created, SnapshotLogged, SnapshotDeleted, SnapshotRenamed, SnapshotAttributes, SnapshotCare,
+                           DiskRenamed, DiskAttributes, DiskLimits, DiskHidden, DiskRemoved>;
 
 struct Record {
   std::uint64_t number = 0;

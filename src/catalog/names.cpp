@@ -42,22 +42,28 @@ constexpr bool is_control(std::uint32_t code_point) {
 }
 
 std::string_view to_text(NameKind kind) {
-  return kind == NameKind::disk ? "disk" : "snapshot";
+  switch (kind) {
+    case NameKind::disk:
+      return "disk";
+    case NameKind::snapshot:
+      return "snapshot";
+    case NameKind::policy:
+      break;
+  }
+  return "policy";
 }
 
-/// What is wrong with the characters of a name, as the end of a sentence; empty when nothing is.
-std::string_view wrong_character(std::string_view name) {
-  for (std::size_t at = 0; at < name.size();) {
-    const CodePoint code_point = first_code_point(name.substr(at));
+}  // namespace
+
+std::string_view wrong_in_text(std::string_view text) {
+  for (std::size_t at = 0; at < text.size();) {
+    const CodePoint code_point = first_code_point(text.substr(at));
     if (code_point.bytes == 0) return "it is not valid UTF-8";
     if (is_control(code_point.value)) return "it has a control character";
-    if (code_point.value == '/') return "it has a '/'";
     at += code_point.bytes;
   }
   return {};
 }
-
-}  // namespace
 
 Status validate_name(std::string_view name, NameKind kind) {
   const auto refuse = [&](int code, std::string_view why) {
@@ -67,7 +73,8 @@ Status validate_name(std::string_view name, NameKind kind) {
   if (name.size() > kMaxNameSize) {
     return refuse(ENAMETOOLONG, fmt::format("it has {} bytes, {} are allowed", name.size(), kMaxNameSize));
   }
-  if (const auto why = wrong_character(name); !why.empty()) return refuse(EINVAL, why);
+  if (const auto why = wrong_in_text(name); !why.empty()) return refuse(EINVAL, why);
+  if (name.find('/') != std::string_view::npos) return refuse(EINVAL, "it has a '/'");
   if (name.front() == '.') return refuse(EINVAL, "names beginning with '.' are reserved");
   if (name == kImageName) return refuse(EINVAL, "that is the name of the image itself");
   return {};

@@ -52,6 +52,9 @@ Result<Replay> Replay::from_checkpoint(DiskState state, std::uint64_t number) {
         fmt::format("snapshot {} is above the high-water mark {}", own.high_water.value(), state.high_water.value()));
   }
   if (state.removed && !state.snapshots.empty()) return fail_damaged("the disk is removed but has snapshots");
+  if (state.hidden && !replay.names_.empty()) {
+    return fail_damaged("the disk is hidden but has snapshots that are not in the trash");
+  }
   own = std::move(state);
   return replay;
 }
@@ -104,7 +107,13 @@ Status Replay::check_event(const SnapshotLogged& event) const {
     return fail_refused(EINVAL, fmt::format("snapshot {} has an impossible size ({} bytes) or incarnation ({})",
                                             entry.id.value(), entry.size.value(), entry.incarnation.value()));
   }
-  VARVE_TRY(check_name(entry.name));
+  if (entry.care.trashed) {
+    VARVE_TRY(validate_name(entry.name, NameKind::snapshot));
+  } else {
+    VARVE_TRY(refuse_if_hidden());
+    VARVE_TRY(check_name(entry.name));
+  }
+  VARVE_TRY(validate(entry.care));
   VARVE_TRY(check_attributes(entry.directory));
   return check_attributes(entry.image);
 }
@@ -113,8 +122,35 @@ Status Replay::check_event(const SnapshotDeleted& event) const {
   return check_exists(event.id);
 }
 
+Status Replay::refuse_if_hidden() const {
+  if (!state_.hidden) return {};
+  return fail_refused(ENOENT, fmt::format("disk {} is in the trash", quoted(state_.name)));
+}
+
+Status Replay::check_event(const SnapshotCare& event) const {
+  VARVE_TRY(check_exists(event.id));
+  VARVE_TRY(validate(event.care));
+  const SnapshotEntry& entry = *state_.snapshots.at(event.id);
+  const bool named_so = !entry.care.trashed && entry.name == event.name;
+  if (event.care.trashed || named_so) return validate_name(event.name, NameKind::snapshot);
+  VARVE_TRY(refuse_if_hidden());
+  return check_name(event.name);
+}
+
+Status Replay::check_event(const DiskLimits&) const {
+  return {};
+}
+
+Status Replay::check_event(const DiskHidden& event) const {
+  if (!event.hidden || names_.empty()) return {};
+  return fail_refused(ENOTEMPTY, fmt::format("disk {} still has {} snapshots", quoted(state_.name), names_.size()));
+}
+
 Status Replay::check_event(const SnapshotRenamed& event) const {
   VARVE_TRY(check_exists(event.id));
+  if (state_.snapshots.at(event.id)->care.trashed) {
+    return fail_refused(ENOENT, fmt::format("snapshot {} of disk {} is in the trash", event.id.value(), quoted(state_.name)));
+  }
   return check_name(event.name);
 }
 
@@ -146,14 +182,14 @@ void Replay::take(const Created& event, Time time) {
 }
 
 void Replay::take(const SnapshotLogged& event, Time) {
-  names_.insert(event.entry->name);
+  if (!event.entry->care.trashed) names_.insert(event.entry->name);
   state_.high_water = event.entry->id;
   state_.snapshots.emplace_hint(state_.snapshots.end(), event.entry->id, event.entry);
 }
 
 void Replay::take(const SnapshotDeleted& event, Time) {
   const auto found = state_.snapshots.find(event.id);
-  names_.erase(found->second->name);
+  if (!found->second->care.trashed) names_.erase(found->second->name);
   state_.snapshots.erase(found);
 }
 
@@ -172,6 +208,24 @@ void Replay::take(const SnapshotAttributes& event, Time) {
   changed->directory = event.directory;
   changed->image = event.image;
   entry = std::move(changed);
+}
+
+void Replay::take(const SnapshotCare& event, Time) {
+  auto& entry = state_.snapshots.at(event.id);
+  if (!entry->care.trashed) names_.erase(entry->name);
+  if (!event.care.trashed) names_.insert(event.name);
+  auto changed = std::make_shared<SnapshotEntry>(*entry);
+  changed->name = event.name;
+  changed->care = event.care;
+  entry = std::move(changed);
+}
+
+void Replay::take(const DiskLimits& event, Time) {
+  state_.limits = event.limits;
+}
+
+void Replay::take(const DiskHidden& event, Time) {
+  state_.hidden = event.hidden;
 }
 
 void Replay::take(const DiskRenamed& event, Time) {

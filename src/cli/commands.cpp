@@ -5,6 +5,7 @@
 #include <cstdio>
 #include <nlohmann/json.hpp>
 
+#include "care_commands.h"
 #include "diff.h"
 #include "export.h"
 #include "import.h"
@@ -48,7 +49,9 @@ int run_list(const Options& options) {
                         fmt::format("{} is a snapshot; `varve info` tells about it", options.image)});
   }
   json question{{"command", "list"}};
+  if (options.trash) question["trash"] = true;
   if (target->names_image()) question["disk"] = target->disk ? *target->disk : *target->written;
+  if (options.trash) return request(options, *target, question, print_trash);
   return request(options, *target, question, target->names_image() ? print_snapshots : print_disks);
 }
 
@@ -142,9 +145,19 @@ int dispatch(const Options& options) {
     case Command::rm:
       return run_rm(options);
     case Command::free:
+      return run_free(options);
+    case Command::limit:
+      return run_limit(options);
+    case Command::trash:
+      return run_trash(options);
+    case Command::undelete:
+      return run_undelete(options);
+    case Command::prune:
+      return run_prune(options);
+    case Command::policy:
       break;
   }
-  return run_free(options);
+  return run_policy(options);
 }
 
 }  // namespace

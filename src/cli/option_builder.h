@@ -34,8 +34,9 @@ inline CLI::App& add_command(CLI::App& app, Options& options, Command command, c
 
 /// --keep-last and its kin.
 void add_keep_options(CLI::App& command, Options& options);
-/// Limits, trash, retention.
+/// limit, trash, undelete, prune.
 void add_care_commands(CLI::App& app, Options& options);
+void add_policy(CLI::App& app, Options& options);
 
 /// du, rm, free.
 void add_space_commands(CLI::App& app, Options& options);

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cctype>
 #include <cstdio>
 
@@ -74,6 +75,7 @@ void add_mount(CLI::App& app, Options& options) {
 void add_list(CLI::App& app, Options& options) {
   auto& list = add_command(app, options, Command::list, "list", "list disks, or the snapshots of a disk");
   list.add_option("DISK", options.image, "a disk, a path in a mount, or a store's directory")->type_name("");
+  list.add_flag("--trash", options.trash, "list the snapshots in the trash");
   add_store(list, options);
   add_json(list, options);
 }
@@ -167,6 +169,8 @@ void build(CLI::App& app, Options& options) {
   add_check(app, options);
   add_collect(app, options);
   add_space_commands(app, options);
+  add_care_commands(app, options);
+  add_policy(app, options);
   add_store(app, options);
   app.footer("`varve COMMAND --help` explains a command; the manual is varve(1) and varve(7).");
 }
@@ -218,7 +222,10 @@ std::vector<OptionHelp> all_options() {
     }
   };
   add(app, "");
-  for (const auto* command : app.get_subcommands({})) add(*command, command->get_name());
+  for (const auto* command : app.get_subcommands({})) {
+    add(*command, command->get_name());
+    for (const auto* action : command->get_subcommands({})) add(*action, command->get_name() + " " + action->get_name());
+  }
   return out;
 }
 
@@ -226,7 +233,11 @@ std::string help_text(const std::string& command) {
   CLI::App app;
   Options options;
   build(app, options);
-  return command.empty() ? app.help() : app.get_subcommand(command)->help("varve");
+  if (command.empty()) return app.help();
+  const auto space = std::min(command.find(' '), command.size());
+  const auto* chosen = app.get_subcommand(command.substr(0, space));
+  if (space != command.size()) chosen = chosen->get_subcommand(command.substr(space + 1));
+  return chosen->help("varve");
 }
 
 }  // namespace varve::cli

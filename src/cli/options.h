@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -25,7 +26,8 @@ enum ExitCode : int {
 };
 
 enum class Command {
-  init, mount, list, info, restore, clone, diff, export_stream, import_stream, check, collect, du, rm, free
+  init, mount, list, info, restore, clone, diff, export_stream, import_stream, check, collect, du, rm, free,
+  limit, trash, undelete, prune, policy
 };
 
 /// What was said. Words are as typed: image.h finds out what they mean.
@@ -40,13 +42,24 @@ struct Options {
   bool repair = false;               ///< --repair of check
   bool raw = false;                  ///< --raw of diff
   std::optional<std::string> since;  ///< --since of export
-  std::optional<std::string> as;     ///< --as of import
+  std::optional<std::string> as;     ///< --as of import and undelete
   bool force = false;                ///< --force of import
   std::vector<std::string> images;   ///< TARGETs of du and rm
-  bool dry_run = false;              ///< --dry-run of rm
+  bool dry_run = false;              ///< --dry-run of rm and prune
   std::uint64_t bytes = 0;           ///< BYTES of free
   std::optional<std::string> disk;   ///< --disk of free
   bool yes = false;                  ///< --yes of free
+  bool trash = false;                ///< --trash of list
+  std::map<std::string, std::optional<std::uint64_t>> limits;  ///< of limit: what to set; nothing: no limit
+  std::optional<std::uint64_t> trash_keep;                     ///< --keep of trash, in seconds
+  bool empty_trash = false;                                    ///< --empty of trash
+  std::map<std::string, std::string> keep;                     ///< --keep-… of prune, without "keep-", as typed
+  std::string action;                  ///< of policy: "add", "list" …
+  std::vector<std::string> disks;      ///< --disks of policy add
+  std::optional<std::uint64_t> every;  ///< --every, in seconds
+  std::vector<std::string> at;         ///< --at
+  std::vector<std::string> days;       ///< --days
+  std::optional<std::string> pattern;  ///< --name
   store::InitOptions init;
   std::string mountpoint;
   bool foreground = false;

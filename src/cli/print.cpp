@@ -127,6 +127,8 @@ void print_snapshots(const json& answer) {
   for (const auto& snapshot : answer.at("snapshots")) {
     auto state = text_of(snapshot, "state");
     if (state == "pending") state += fmt::format(" {}%", text_of(snapshot, "percent"));
+    if (snapshot.contains("hold")) state += ", held";
+    if (snapshot.contains("deadline")) state += ", until " + readable_time(text_of(snapshot, "deadline"));
     table.add({text_of(snapshot, "name"), readable_time(text_of(snapshot, "time")), size_of(snapshot, "size"),
                size_of(snapshot, "changed"), size_of(snapshot, "stored"), state});
   }

@@ -239,6 +239,7 @@ struct LiveDisk::Implementation {
   // --- resizing.cpp ---
   [[nodiscard]] Status make_room(ByteCount size) VARVE_REQUIRES(gate);
   [[nodiscard]] Status clear_tail() VARVE_REQUIRES(gate);
+  class SizeChange;
   [[nodiscard]] Status grow(ByteCount size) VARVE_EXCLUDES(gate);
   [[nodiscard]] Status shrink(ByteCount size) VARVE_EXCLUDES(gate);
   [[nodiscard]] Status zero_chunks(ChunkIndex first, ChunkCount count) VARVE_EXCLUDES(gate);
@@ -291,6 +292,29 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Status store_map(const ChangeMap& map);
   void remove_other_maps();
   std::uint64_t compacted_bytes = 0;  ///< size of the journal when it was last written as a whole
+};
+
+/// A change of the size, in the eyes of whoever counts sizes. Exists within the gate, held exclusively.
+class LiveDisk::Implementation::SizeChange {
+ public:
+  explicit SizeChange(Implementation& disk) : disk_(disk) {}
+  SizeChange(const SizeChange&) = delete;
+  SizeChange& operator=(const SizeChange&) = delete;
+  ~SizeChange() {
+    if (!disk_.options.after_size) return;
+    ByteCount size;
+    {
+      MutexLock lock(disk_.state_mutex);
+      size = disk_.state.size();
+    }
+    disk_.options.after_size(size);
+  }
+  [[nodiscard]] Status ask(ByteCount size) {
+    return disk_.options.before_size ? disk_.options.before_size(size) : Status{};
+  }
+
+ private:
+  Implementation& disk_;
 };
 
 }  // namespace varve::disk

@@ -231,6 +231,8 @@ Status LiveDisk::remove_image() {
     MutexLock lock(self.state_mutex);
     VARVE_TRY(self.refuse_if_absent());
     VARVE_TRY(self.record_and_apply(record::Image{self.state.incarnation().value(), 0}));
+    // No more is there to be refused.
+    if (self.options.after_size) self.options.after_size(ByteCount{0});
   }
   return self.flush();
 }
@@ -257,6 +259,8 @@ Status LiveDisk::splice(ChunkIndex first, ChunkCount count, const OpaqueRoot& ro
       return fail_refused(EINVAL, "a splice behind the image's end");
     }
   }
+  Implementation::SizeChange change(self);
+  VARVE_TRY(change.ask(size));
   VARVE_TRY(self.clear_tail());
   VARVE_TRY(self.make_room(size));
   self.mark_chunks(first, count);
@@ -276,6 +280,8 @@ Status LiveDisk::replace(ByteCount size, const OpaqueRoot& root) {
   }
   {
     ExclusiveLock exclusive(self.gate);
+    Implementation::SizeChange change(self);
+    VARVE_TRY(change.ask(size));
     VARVE_TRY(self.make_room(size));
     MutexLock lock(self.state_mutex);
     const ChunkCount touched = std::max(self.state.chunks(), self.geometry.chunks_in(size));

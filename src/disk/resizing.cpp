@@ -56,6 +56,8 @@ Status LiveDisk::Implementation::grow(ByteCount size) {
     VARVE_TRY(refuse_if_absent());
     if (state.size() >= size) return {};
   }
+  SizeChange change(*this);
+  VARVE_TRY(change.ask(size));
   VARVE_TRY(clear_tail());
   VARVE_TRY(make_room(size));
   MutexLock lock(state_mutex);
@@ -91,6 +93,7 @@ Status LiveDisk::Implementation::shrink(ByteCount size) {
       VARVE_TRY_ASSIGN(const bool written, write_chunk(cut, within, bytes, fills));
       if (!written) continue;
     }
+    const SizeChange change(*this);
     const ChunkCount after = geometry.chunks_in(size);
     mark_chunks(ChunkIndex{after.value()}, before - after);
     MutexLock lock(state_mutex);

@@ -47,7 +47,8 @@ void Filesystem::later(ThreadPool& pool, Request request, Work work) {
 }
 
 void Filesystem::fail(Request& request, const Error& error, Ino directory) {
-  const bool plain = error.kind == ErrorKind::refused || error.kind == ErrorKind::absent;
+  // A limit is somebody's to raise, who may not be the one that met it.
+  const bool plain = (error.kind == ErrorKind::refused && error.code != EDQUOT) || error.kind == ErrorKind::absent;
   if (plain && directory == 0) return request.fail(error.code);
   {
     MutexLock lock(mutex_);

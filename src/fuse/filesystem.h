@@ -132,6 +132,9 @@ class Filesystem final : public store::Observer {
   Status change_attributes(const Node& node, const std::function<Status(store::Attributes&)>& change);
   Status apply_attributes(const Node& node, const struct stat& wanted, int which, bool kills_privileges,
                           const store::ImageUse* own_use);
+  /// Sets one of our attributes that steer, or removes it.
+  void steer_snapshot(Request request, const Node& node, const std::string& name, std::optional<std::string> value,
+                      int flags);
   [[nodiscard]] std::optional<std::string> last_refusal(Ino ino);
 
   // --- content ---

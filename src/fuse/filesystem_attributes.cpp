@@ -232,7 +232,10 @@ void Filesystem::list_xattr(Request request, Ino ino, std::size_t size) {
 void Filesystem::set_xattr(Request request, Ino ino, const std::string& name, std::string value, int flags) {
   const auto node = find_node(store_, ino);
   if (!node) return fail(request, node.error());
-  if (space_of(name) != XattrSpace::user) return fail(request, why_not_settable(node->id.kind, name));
+  if (steers(node->id.kind, name)) return steer_snapshot(std::move(request), *node, name, std::move(value), flags);
+  if (space_of(name) != XattrSpace::user) {
+    return fail(request, why_not_settable(node->id.kind, name), is_directory(node->id.kind) ? ino : 0);
+  }
   later(control_, std::move(request), [this, node = *node, name, value = std::move(value), flags](Request& held) {
     finish(held, change_attributes(node, [&](store::Attributes& attributes) {
              return set_user_xattr(attributes, name, value, flags);
@@ -240,10 +243,22 @@ void Filesystem::set_xattr(Request request, Ino ino, const std::string& name, st
   });
 }
 
+void Filesystem::steer_snapshot(Request request, const Node& node, const std::string& name,
+                                std::optional<std::string> value, int flags) {
+  later(control_, std::move(request), [this, node, name, value = std::move(value), flags](Request& held) {
+    finish(held, node.disk->change_snapshot_care(node.id.snapshot, [&](store::Care& care) {
+             return steer(care, name, value, flags, now());
+           }), node.ino());
+  });
+}
+
 void Filesystem::remove_xattr(Request request, Ino ino, const std::string& name) {
   const auto node = find_node(store_, ino);
   if (!node) return fail(request, node.error());
-  if (space_of(name) != XattrSpace::user) return fail(request, why_not_settable(node->id.kind, name));
+  if (steers(node->id.kind, name)) return steer_snapshot(std::move(request), *node, name, std::nullopt, 0);
+  if (space_of(name) != XattrSpace::user) {
+    return fail(request, why_not_settable(node->id.kind, name), is_directory(node->id.kind) ? ino : 0);
+  }
   later(control_, std::move(request), [this, node = *node, name](Request& held) {
     finish(held,
            change_attributes(node, [&](store::Attributes& attributes) { return remove_user_xattr(attributes, name); }));

@@ -35,6 +35,12 @@ std::string at_offset(const store::Disk& disk, ByteOffset at, std::size_t count,
   return fmt::format("{} {} bytes at {} of disk {}", action, count, at.value(), catalog::quoted(disk.name()));
 }
 
+/// Where who writes to a disk finds the sentence that EDQUOT has not.
+Ino directory_of_limit(const store::Disk& disk, const Error& error) {
+  if (error.code != EDQUOT) return 0;
+  return to_ino({.kind = NodeKind::disk, .disk = disk.id(), .snapshot = {}, .incarnation = {}}).value_or(0);
+}
+
 }  // namespace
 
 // --- open ---
@@ -172,7 +178,10 @@ void Filesystem::read(Request request, const fuse_file_info& info, std::size_t s
 
 void Filesystem::write_live(Request& request, store::Disk& disk, std::span<const std::byte> bytes, ByteOffset at) {
   const auto written = disk.live().write(at, bytes);
-  if (!written) return fail(request, written.error().in(at_offset(disk, at, bytes.size(), "writing")));
+  if (!written) {
+    const Error error = written.error().in(at_offset(disk, at, bytes.size(), "writing"));
+    return fail(request, error, directory_of_limit(disk, error));
+  }
   request.written(bytes.size());
 }
 
@@ -231,7 +240,8 @@ void Filesystem::allocate(Request request, const fuse_file_info& info, int mode,
   const OpenFile& file = HandleSet<OpenFile>::get(info.fh);
   if (!file.is_live()) return request.fail(EROFS);
   later(live_, std::move(request), [this, disk = file.disk, mode, at, count](Request& held) {
-    finish(held, allocate_live(*disk, mode, at, count));
+    const auto allocated = allocate_live(*disk, mode, at, count);
+    finish(held, allocated, allocated ? 0 : directory_of_limit(*disk, allocated.error()));
   });
 }
 
@@ -247,7 +257,10 @@ void Filesystem::copy(Request request, const fuse_file_info& from, ByteOffset fr
   const ByteCount at_most{std::min(count.value(), store::kMaxCopyReply)};
   later(copy_, std::move(request), [this, image, from_at, disk = target.disk, to_at, at_most](Request& held) {
     const auto copied = copy_in_pieces(held, image, from_at, disk, to_at, at_most);
-    if (!copied) return fail(held, copied.error().in("copying to disk " + catalog::quoted(disk->name())));
+    if (!copied) {
+      const Error error = copied.error().in("copying to disk " + catalog::quoted(disk->name()));
+      return fail(held, error, directory_of_limit(*disk, error));
+    }
     held.written(copied->value());
   });
 }

@@ -37,6 +37,9 @@ std::optional<std::string> value_of_snapshot(const Node& node, std::string_view 
   if (name == "size") return std::to_string(snapshot.size.value());
   if (name == "changed") return std::to_string(snapshot.changed_bytes);
   if (name == "stored") return std::to_string(snapshot.stored_bytes);
+  if (name == "hold") return snapshot.care.hold;
+  if (name == "deadline") return snapshot.care.deadline.has_value() ? std::optional(to_iso8601(*snapshot.care.deadline)) : std::nullopt;
+  if (name == "policy") return snapshot.care.policy.empty() ? std::nullopt : std::optional(snapshot.care.policy);
   return std::nullopt;
 }
 
@@ -67,7 +70,8 @@ const std::vector<std::string_view>& computed_names(NodeKind kind) {
   static const std::vector<std::string_view> disk{"id", "btime", "snapshots", "logical", "freed", "error"};
   static const std::vector<std::string_view> live{"id", "size", "allocated", "state"};
   static const std::vector<std::string_view> snapshot{"id",      "state",  "percent", "parent", "btime", "size",
-                                                      "changed", "stored", "logical", "freed",  "error"};
+                                                      "changed", "stored", "logical", "freed",  "error",
+                                                      "hold",    "deadline", "policy"};
   static const std::vector<std::string_view> image{"id",   "state",   "percent", "parent",  "btime",
                                                    "size", "changed", "stored",  "logical", "freed"};
   static const std::vector<std::string_view> none;
@@ -130,12 +134,57 @@ Result<std::string> counted_value(const store::Store& store, const Node& node, s
   return std::to_string(freed.stored_bytes);
 }
 
-Status set_user_xattr(store::Attributes& attributes, const std::string& name, std::string_view value, int flags) {
-  const bool exists = attributes.xattrs.contains(name);
+bool steers(NodeKind kind, std::string_view name) {
+  return kind == NodeKind::snapshot && (name == "user.varve.hold" || name == "user.varve.deadline");
+}
+
+namespace {
+
+Status refuse_flags(bool exists, std::string_view name, int flags) {
   if (exists && (flags & XATTR_CREATE) != 0) return fail_refused(EEXIST, catalog::quoted(name) + " is set already");
-  if (!exists && (flags & XATTR_REPLACE) != 0) {
-    return fail(ENODATA, ErrorKind::absent, catalog::quoted(name) + " is not set");
+  if (exists || (flags & XATTR_REPLACE) == 0) return {};
+  return fail(ENODATA, ErrorKind::absent, catalog::quoted(name) + " is not set");
+}
+
+/// Text that came from a shell may end in a newline or in a zero byte.
+std::string_view trimmed(std::string_view text) {
+  while (!text.empty() && (text.back() == '\n' || text.back() == '\0')) text.remove_suffix(1);
+  return text;
+}
+
+Status set_hold(store::Care& care, const std::string& value) {
+  const auto reason = trimmed(value);
+  VARVE_TRY(catalog::validate_hold(reason));
+  care.hold = std::string(reason);
+  return {};
+}
+
+Status set_deadline(store::Care& care, const std::string& value, Time time) {
+  VARVE_TRY_ASSIGN(const Time deadline, parse_iso8601(trimmed(value)));
+  if (deadline <= time) {
+    return fail_refused(EINVAL, fmt::format("{} has passed already; rmdir deletes at once", to_iso8601(deadline)));
   }
+  care.deadline = deadline;
+  return {};
+}
+
+}  // namespace
+
+Status steer(store::Care& care, std::string_view name, const std::optional<std::string>& value, int flags, Time time) {
+  const bool is_hold = name == "user.varve.hold";
+  const bool exists = is_hold ? care.hold.has_value() : care.deadline.has_value();
+  if (value) {
+    VARVE_TRY(refuse_flags(exists, name, flags));
+    return is_hold ? set_hold(care, *value) : set_deadline(care, *value, time);
+  }
+  VARVE_TRY(refuse_flags(exists, name, XATTR_REPLACE));
+  if (is_hold) care.hold.reset();
+  if (!is_hold) care.deadline.reset();
+  return {};
+}
+
+Status set_user_xattr(store::Attributes& attributes, const std::string& name, std::string_view value, int flags) {
+  VARVE_TRY(refuse_flags(attributes.xattrs.contains(name), name, flags));
   attributes.xattrs[name] = std::string(value);
   if (total_size(attributes) > kMaxXattrBytes || list_xattrs(attributes).size() > kMaxXattrNames) {
     return fail_refused(ENOSPC, fmt::format("extended attributes take {} KiB at most, their names {} KiB",

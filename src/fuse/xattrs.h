@@ -1,5 +1,5 @@
-// Extended attributes: the users' own in "user.", kept as they are, and ours in "user.varve.", computed, read-only and
-// not listed (or `cp --preserve=all` and `rsync -aX` would try to set them on the copy).
+// Extended attributes: the users' own in "user.", kept as they are, and ours in "user.varve.", which report and a few of
+// which steer, not listed (or `cp --preserve=all` and `rsync -aX` would try to set them on the copy).
 #pragma once
 
 #include <optional>
@@ -30,6 +30,13 @@ enum class XattrSpace { user, varve, other };
 [[nodiscard]] bool is_counted(const Node& node, std::string_view name);
 /// EAGAIN while the store is counted for the first time since it was mounted.
 [[nodiscard]] Result<std::string> counted_value(const store::Store& store, const Node& node, std::string_view name);
+
+/// Whether it is one of ours that can be set and removed: hold and deadline of a snapshot's directory.
+[[nodiscard]] bool steers(NodeKind kind, std::string_view name);
+/// Sets one of those; nothing: removes it. `flags` as in setxattr(2). EINVAL for a value that it cannot have, as for a
+/// deadline before `time`; EEXIST, ENODATA.
+[[nodiscard]] Status steer(store::Care& care, std::string_view name, const std::optional<std::string>& value, int flags,
+                           Time time);
 
 /// Sets one of the user's own. `flags` as in setxattr(2): EEXIST, ENODATA. ENOSPC beyond the limits.
 [[nodiscard]] Status set_user_xattr(store::Attributes& attributes, const std::string& name, std::string_view value,

@@ -79,17 +79,21 @@ Result<Attributes> attributes_from_json(const json& object) {
 }
 
 std::string encode(const PendingAttributes& attributes) {
-  return json{{"directory", to_json(attributes.directory)}, {"image", to_json(attributes.image)}}.dump();
+  return json{{"directory", to_json(attributes.directory)},
+              {"image", to_json(attributes.image)},
+              {"care", catalog::to_json(attributes.care)}}
+      .dump();
 }
 
 Result<PendingAttributes> decode_pending_attributes(std::string_view text) {
   const json object = json::parse(text, nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object() || !object.contains("directory") || !object.contains("image")) {
+  if (!object.is_object() || !object.contains("directory") || !object.contains("image") || !object.contains("care")) {
     return fail_damaged("the attributes of a pending snapshot cannot be read");
   }
   VARVE_TRY_ASSIGN(Attributes directory, attributes_from_json(object["directory"]));
   VARVE_TRY_ASSIGN(Attributes image, attributes_from_json(object["image"]));
-  return PendingAttributes{std::move(directory), std::move(image)};
+  VARVE_TRY_ASSIGN(catalog::Care care, catalog::care_from_json(object["care"]));
+  return PendingAttributes{std::move(directory), std::move(image), std::move(care)};
 }
 
 }  // namespace varve::store

@@ -20,6 +20,7 @@ using catalog::Attributes;
 struct PendingAttributes {
   Attributes directory;
   Attributes image;
+  catalog::Care care;
 };
 [[nodiscard]] std::string encode(const PendingAttributes& attributes);
 [[nodiscard]] Result<PendingAttributes> decode_pending_attributes(std::string_view text);

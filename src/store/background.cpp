@@ -16,6 +16,7 @@ using catalog::quoted;
 constexpr std::size_t kCommitThreads = 2;
 /// Between rounds of upkeep when the last one found nothing to do.
 constexpr std::chrono::milliseconds kUpkeepInterval{1000};
+constexpr std::chrono::milliseconds kScheduleInterval{1000};
 /// Between slices while there is work, so that live I/O comes first.
 constexpr std::chrono::milliseconds kUpkeepPause{2};
 /// Before a commit that failed is tried again: a full store stays full for a while, and each attempt reads and compresses
@@ -28,8 +29,11 @@ constexpr int kFailuresInARow = 4;
 }  // namespace
 
 Background::Background(Services& services, std::function<std::vector<std::shared_ptr<DiskEntry>>()> disks,
-                       std::function<void()> at_start)
-    : services_(services), disks_(std::move(disks)), at_start_(std::move(at_start)) {}
+                       std::function<void()> at_start, std::function<void()> schedule)
+    : services_(services),
+      disks_(std::move(disks)),
+      at_start_(std::move(at_start)),
+      schedule_(std::move(schedule)) {}
 
 Background::~Background() { stop(); }
 
@@ -43,6 +47,8 @@ void Background::start() {
   // Beside upkeep: it takes a minute with ten thousand snapshots, and detours and freed space cannot wait for that.
   threads_.emplace_back([this] { at_start_(); });
   pthread_setname_np(threads_.back().native_handle(), "start");
+  threads_.emplace_back([this] { schedule_loop(); });
+  pthread_setname_np(threads_.back().native_handle(), "schedule");
   for (const auto& disk : disks_()) {
     if (disk->live().pending_count() > 0) want_commit(disk->id());
   }
@@ -152,6 +158,16 @@ void Background::upkeep_loop() {
     MutexLock lock(mutex_);
     if (stopping_) return;
     stop_wanted_.wait_for(mutex_, more ? kUpkeepPause : kUpkeepInterval);
+    if (stopping_) return;
+  }
+}
+
+/// By the clock of the wall, which may jump: asked again and again, not slept for.
+void Background::schedule_loop() {
+  for (;;) {
+    schedule_();
+    MutexLock lock(mutex_);
+    if (!stopping_) stop_wanted_.wait_for(mutex_, kScheduleInterval);
     if (stopping_) return;
   }
 }

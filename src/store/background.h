@@ -18,9 +18,9 @@ namespace varve::store {
 
 class Background {
  public:
-  /// `disks` is asked for every round of upkeep; `at_start` runs once, beside the rest.
+  /// `disks` is asked for every round of upkeep; `at_start` runs once, beside the rest; `schedule` about once a second.
   Background(Services& services, std::function<std::vector<std::shared_ptr<DiskEntry>>()> disks,
-             std::function<void()> at_start);
+             std::function<void()> at_start, std::function<void()> schedule);
   ~Background();  ///< stop()
   void start();
   /// Ends when the work under way has noticed services.stopping.
@@ -35,6 +35,7 @@ class Background {
  private:
   void commit_loop() VARVE_EXCLUDES(mutex_);
   void upkeep_loop() VARVE_EXCLUDES(mutex_);
+  void schedule_loop() VARVE_EXCLUDES(mutex_);
   [[nodiscard]] std::shared_ptr<DiskEntry> next_to_commit() VARVE_EXCLUDES(mutex_);
   /// An error: a commit failed and is to be tried again.
   [[nodiscard]] Status commit_all_of(DiskEntry& disk) VARVE_EXCLUDES(mutex_);
@@ -44,6 +45,7 @@ class Background {
   Services& services_;
   const std::function<std::vector<std::shared_ptr<DiskEntry>>()> disks_;
   const std::function<void()> at_start_;
+  const std::function<void()> schedule_;
 
   Mutex mutex_;
   CondVar commit_wanted_;

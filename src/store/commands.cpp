@@ -10,6 +10,8 @@
 #include <string_view>
 #include <vector>
 
+#include "care_commands.h"
+#include "care_report.h"
 #include "request_reading.h"
 #include "space_commands.h"
 #include "varve/catalog/names.h"
@@ -43,10 +45,13 @@ json summary_of(const SnapshotInfo& snapshot) {
            {"size", snapshot.size.value()},
            {"changed", snapshot.changed_bytes}};
   if (snapshot.state == SnapshotStateKind::complete) out["stored"] = snapshot.stored_bytes;
+  add_care(out, snapshot.care);
   return out;
 }
 
-Result<json> run_list(Store& store, const json& request, const CommandContext&) {
+Result<json> run_list(Store& store, const json& request, const CommandContext& context) {
+  VARVE_TRY_ASSIGN(const bool trash, flag(request, "trash"));
+  if (trash) return list_trash(store, request, context);
   VARVE_TRY_ASSIGN(const auto name, optional_string(request, "disk"));
   if (name) {
     VARVE_TRY_ASSIGN(const auto disk, find_disk(store, *name));
@@ -200,6 +205,9 @@ constexpr std::array kCommands{
     Command{"restore", run_restore}, Command{"clone", run_clone}, Command{"diff", run_diff},
     Command{"check", run_check},     Command{"collect", run_collect}, Command{"du", run_du},
     Command{"rm", run_rm},           Command{"free", run_free},
+    Command{"limit", run_limit}, Command{"trash", run_trash},
+    Command{"undelete", run_undelete}, Command{"prune", run_prune},
+    Command{"policy", run_policy_command},
 };
 
 }  // namespace

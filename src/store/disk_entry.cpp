@@ -34,19 +34,25 @@ DiskEntry::DiskEntry(Services& services, std::unique_ptr<catalog::DiskLog> log, 
       id_(log->state()->id),
       log_(std::move(log)),
       commit_wanted_(std::move(commit_wanted)),
-      uses_(std::make_shared<ImageUses>()) {}
+      uses_(std::make_shared<ImageUses>()),
+      names_(*services.quota, id_) {}
 
 DiskEntry::~DiskEntry() = default;
 
 Result<std::shared_ptr<DiskEntry>> DiskEntry::open(Services& services, std::unique_ptr<catalog::DiskLog> log,
-                                                   const disk::LiveDiskOptions& options,
-                                                   std::function<void()> commit_wanted) {
+                                                   disk::LiveDiskOptions options, std::function<void()> commit_wanted) {
   std::shared_ptr<DiskEntry> entry(new DiskEntry(services, std::move(log), std::move(commit_wanted)));
+  const DiskId id = entry->id_;
+  options.before_size = [quota = services.quota.get(), id](ByteCount size) { return quota->reserve_live(id, size); };
+  options.after_size = [quota = services.quota.get(), id](ByteCount size) { quota->set_live(id, size); };
   auto live = disk::LiveDisk::open(*services.storage, *services.maps, live_directory(entry->id_), entry->id_,
                                    services.chunks->geometry(), *services.base, options);
   if (!live) return tl::unexpected(live.error().in("disk " + quoted(entry->log_->state()->name)));
   entry->live_ = std::move(*live);
+  services.quota->set_live(id, entry->live_->info().size);
+  services.quota->set_limits(id, entry->log_->state()->limits);
   entry->settle_pending();
+  for (const auto& info : entry->all_snapshots()) entry->note_end(info);
   entry->registration_ = services.registry.add(*entry);
   return entry;
 }
@@ -81,35 +87,11 @@ Status DiskEntry::settle_logged(SnapshotId id) {
 }
 
 void DiskEntry::read_names() {
-  const auto pending = live_->pending();
-  const auto state = log_->state();
-  MutexLock names(names_mutex_);
-  names_.clear();
-  for (const auto& [id, entry] : state->snapshots) names_.emplace(entry->name, id);
-  for (const auto& one : pending) {
-    if (one.id > state->high_water) names_.emplace(one.name, one.id);
+  SnapshotNames::Table table;
+  for (const auto& info : all_snapshots()) {
+    if (!info.care.trashed) table.emplace(info.name, NamedSnapshot{info.id, info.size});
   }
-}
-
-template <class Append>
-Status DiskEntry::logged(Append append) {
-  Status done = append();
-  if (!done && done.error().kind == ErrorKind::latched) {
-    log_in_doubt_ = true;
-  } else if (log_in_doubt_) {
-    log_in_doubt_ = false;
-    doubtful_.clear();
-    read_names();
-  }
-  return done;
-}
-
-/// A change of pending snapshots that failed may have been made all the same, and not be durable.
-template <class Change>
-Status DiskEntry::on_live(Change change) {
-  Status done = change();
-  if (!done) read_names();
-  return done;
+  names_.replace(std::move(table));
 }
 
 /// Finds out what became of an append that failed: names depend on it.
@@ -122,21 +104,20 @@ Status DiskEntry::settle_log() {
 
 Status DiskEntry::refuse_name_in_use(const std::string& snapshot) {
   VARVE_TRY(settle_log());
-  MutexLock names(names_mutex_);
-  if (!names_.contains(snapshot)) return {};
+  if (!names_.find(snapshot)) return {};
   return fail_refused(EEXIST, fmt::format("disk number {} has a snapshot {} already", id_.value(), quoted(snapshot)));
 }
 
 std::string DiskEntry::name() const {
   {
-    MutexLock lock(names_mutex_);
+    MutexLock lock(alias_mutex_);
     if (!alias_.empty()) return alias_;
   }
   return log_->state()->name;
 }
 
 void DiskEntry::serve_as(const std::string& alias) {
-  MutexLock lock(names_mutex_);
+  MutexLock lock(alias_mutex_);
   alias_ = alias;
 }
 Time DiskEntry::created() const { return log_->state()->created; }
@@ -274,6 +255,7 @@ SnapshotInfo DiskEntry::describe(const catalog::SnapshotEntry& entry) {
   info.stored_bytes = entry.stored_bytes;
   info.directory = entry.directory;
   info.image = entry.image;
+  info.care = entry.care;
   return info;
 }
 
@@ -291,6 +273,7 @@ SnapshotInfo DiskEntry::describe(const disk::PendingInfo& pending) const {
   if (auto attributes = decode_pending_attributes(pending.attributes)) {
     info.directory = std::move(attributes->directory);
     info.image = std::move(attributes->image);
+    info.care = std::move(attributes->care);
   }
   MutexLock lock(commit_mutex_);
   if (committing_ == pending.id) {
@@ -305,6 +288,12 @@ SnapshotInfo DiskEntry::describe(const disk::PendingInfo& pending) const {
 std::optional<disk::PendingInfo> DiskEntry::find_pending(SnapshotId id) const { return live_->find_pending(id); }
 
 std::vector<SnapshotInfo> DiskEntry::snapshots() const {
+  auto all = all_snapshots();
+  std::erase_if(all, [](const SnapshotInfo& info) { return info.care.trashed.has_value(); });
+  return all;
+}
+
+std::vector<SnapshotInfo> DiskEntry::all_snapshots() const {
   // Pending first (invariant 1): one that moves between the two looks is seen twice, never not at all.
   const auto pending = live_->pending();
   const auto state = log_->state();
@@ -317,22 +306,21 @@ std::vector<SnapshotInfo> DiskEntry::snapshots() const {
   return all;
 }
 
-std::size_t DiskEntry::snapshot_count() const {
-  MutexLock lock(names_mutex_);
-  return names_.size();
-}
+std::size_t DiskEntry::snapshot_count() const { return names_.size(); }
 
 Result<SnapshotInfo> DiskEntry::find_snapshot(std::string_view name) const {
-  SnapshotId id;
-  {
-    MutexLock lock(names_mutex_);
-    if (const auto it = names_.find(name); it != names_.end()) id = it->second;
-  }
-  if (id == SnapshotId{0}) return no_snapshot(fmt::format("{} of {}", quoted(name), quoted(this->name())));
-  return snapshot(id);
+  const auto id = names_.find(name);
+  if (!id) return no_snapshot(fmt::format("{} of {}", quoted(name), quoted(this->name())));
+  return snapshot(*id);
 }
 
 Result<SnapshotInfo> DiskEntry::snapshot(SnapshotId id) const {
+  auto info = any_snapshot(id);
+  if (!info || !info->care.trashed) return info;
+  return no_snapshot(fmt::format("number {} of {}: it is in the trash", id.value(), quoted(name())));
+}
+
+Result<SnapshotInfo> DiskEntry::any_snapshot(SnapshotId id) const {
   auto state = log_->state();
   if (const auto it = state->snapshots.find(id); it != state->snapshots.end()) return describe(*it->second);
   // Pending first (invariant 1), and the log once more; an id at or below its high-water mark never is pending.
@@ -370,6 +358,11 @@ SnapshotId DiskEntry::parent_of_next() const {
 }
 
 Result<SnapshotInfo> DiskEntry::take_snapshot(const std::string& name, const Attributes& directory) {
+  return take(name, directory, {}, Limited::yes);
+}
+
+Result<SnapshotInfo> DiskEntry::take(const std::string& name, const Attributes& directory, const std::string& policy,
+                                     Limited limited) {
   VARVE_TRY(catalog::validate_name(name, catalog::NameKind::snapshot));
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
@@ -379,16 +372,29 @@ Result<SnapshotInfo> DiskEntry::take_snapshot(const std::string& name, const Att
                 fmt::format("disk {} has no live image to take a snapshot of; create its disk.img first",
                             quoted(this->name())));
   }
+  const ByteCount size = live_->info().size;
+  Quota::Place place;
+  if (limited == Limited::yes) {
+    auto taken = services_.quota->take_place(id_, size);
+    if (!taken) return tl::unexpected(taken.error().in("disk " + quoted(this->name())));
+    place.take(std::move(*taken));
+  }
   const SnapshotId id = next_id_;
-  const std::string attributes = encode({directory, log_->state()->live_image});
+  Care care;
+  care.policy = policy;
+  const std::string attributes = encode({directory, log_->state()->live_image, std::move(care)});
   // Used up even if the freeze fails: the journal may have seen it.
   next_id_ = SnapshotId{id.value() + 1};
   auto pending = live_->freeze(id, parent_of_next(), name, attributes);
   if (!pending) return tl::unexpected(std::move(pending).error());
-  {
-    MutexLock names(names_mutex_);
-    names_.emplace(name, id);
+  if (limited == Limited::yes && pending->size > size) {
+    // It grew since it was counted, and one that is larger may not be allowed.
+    if (auto more = services_.quota->enlarge(place, pending->size); !more) {
+      VARVE_TRY(on_live([&] { return live_->drop_pending(id); }));
+      return tl::unexpected(more.error().in("disk " + quoted(this->name())));
+    }
   }
+  names_.add(name, {id, pending->size}, std::move(place));
   touch();
   commit_wanted_();
   return describe(*pending);
@@ -410,23 +416,33 @@ void DiskEntry::spare(SnapshotId id) {
   if (live_->pending_count() > 0) commit_wanted_();
 }
 
-Status DiskEntry::remove_snapshot(SnapshotId id) {
-  VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
+Status DiskEntry::delete_snapshot(SnapshotId id) {
+  return delete_while(id, [](const SnapshotInfo&) { return true; });
+}
+
+Status DiskEntry::delete_while(SnapshotId id, const StillWanted& wanted) {
+  VARVE_TRY_ASSIGN(const SnapshotInfo info, any_snapshot(id));
+  VARVE_TRY(refuse_if_held(info, name()));
   const auto closed = uses_->keep_snapshot_closed(id, kLateReleaseWait);
   if (closed == nullptr) {
     return fail_refused(EBUSY, fmt::format("the image of snapshot {} of {} is open; close or unmount it first",
                                            quoted(info.name), quoted(name())));
   }
   doom(id);
-  auto removed = remove_closed_snapshot(id);
+  auto removed = remove_closed_snapshot(id, wanted);
   spare(id);
   return removed;
 }
 
-Status DiskEntry::remove_closed_snapshot(SnapshotId id) {
+Status DiskEntry::remove_closed_snapshot(SnapshotId id, const StillWanted& wanted) {
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
-  VARVE_TRY_ASSIGN(const SnapshotInfo info, snapshot(id));
+  VARVE_TRY_ASSIGN(const SnapshotInfo info, any_snapshot(id));
+  VARVE_TRY(refuse_if_held(info, name()));
+  if (!wanted(info)) {
+    return fail_refused(ECANCELED, fmt::format("snapshot {} of {} stays: it was changed meanwhile", quoted(info.name),
+                                               quoted(name())));
+  }
   if (info.state == SnapshotStateKind::complete) {
     // Logged but not yet let go by the live side: its root must be P, durably, before the log forgets it (rule 4).
     if (find_pending(id)) VARVE_TRY(settle_one(id));
@@ -440,14 +456,8 @@ Status DiskEntry::remove_closed_snapshot(SnapshotId id) {
   } else {
     VARVE_TRY(on_live([&] { return live_->drop_pending(id); }));
   }
-  {
-    MutexLock names(names_mutex_);
-    if (const auto it = names_.find(info.name); it != names_.end() && it->second == id) names_.erase(it);
-  }
-  {
-    MutexLock images(images_mutex_);
-    images_.erase(id);
-  }
+  names_.remove(info.name, id);
+  forget_image(id);
   ++services_.garbage;
   parent_may_be_gone_ = true;
   touch();
@@ -478,9 +488,7 @@ Status DiskEntry::rename_snapshot(SnapshotId id, const std::string& name) {
     if (!pending) return no_snapshot(quoted(info.name));
     VARVE_TRY(on_live([&] { return live_->update_pending(id, name, pending->attributes); }));
   }
-  MutexLock names(names_mutex_);
-  names_.erase(info.name);
-  names_.emplace(name, id);
+  names_.rename(info.name, name);
   touch();
   return {};
 }
@@ -650,6 +658,7 @@ Status DiskEntry::hand_over(const disk::PendingInfo& frozen, const snapshot::Com
     entry.stored_bytes = committed.stored_bytes;
     entry.directory = std::move(attributes.directory);
     entry.image = std::move(attributes.image);
+    entry.care = std::move(attributes.care);
     auto appended = logged([&] { return log_->append_snapshot(entry); });
     if (!appended) {
       // Invariant 5.
@@ -702,7 +711,7 @@ Status DiskEntry::rename(const std::string& name) {
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
   VARVE_TRY(logged([&] { return log_->append_disk_renamed(name); }));
-  MutexLock names(names_mutex_);
+  MutexLock lock_alias(alias_mutex_);
   alias_.clear();
   return {};
 }
@@ -712,7 +721,7 @@ bool DiskEntry::empty() const { return !live_->exists() && snapshots().empty(); 
 Status DiskEntry::remove() {
   MutexLock lock(operations_);
   VARVE_TRY(refuse_if_removed());
-  if (!empty()) {
+  if (!empty() || !trash().empty()) {
     return fail_refused(ENOTEMPTY, fmt::format("disk {} still has a live image or snapshots; remove those first",
                                                quoted(name())));
   }
@@ -734,6 +743,7 @@ Status DiskEntry::remove_files() {
   }
   MutexLock upkeep(upkeep_mutex_);
   removed_ = true;
+  services_.quota->forget(id_);
   ++services_.garbage;
   // The log is the truth from here on; what is left of the files is swept at the next mount if this fails.
   if (auto closed = live_->close(); !closed) log::warning("disk {}: {}", quoted(name()), closed.error().message);

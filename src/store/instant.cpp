@@ -37,7 +37,7 @@ Result<TemporarySnapshot> TemporarySnapshot::take(const InstantHooks& hooks, Dis
                                                   std::string_view purpose) {
   for (int attempt = 1;; ++attempt) {
     const auto name = fmt::format("{}-{}-{}", purpose, now().nanoseconds / 1'000'000'000, attempt);
-    auto taken = disk.take_snapshot(name, disk.directory_attributes());
+    auto taken = disk.take(name, disk.directory_attributes(), {}, DiskEntry::Limited::no);
     if (!taken && taken.error().code == EEXIST && attempt < kMostNames) continue;
     if (!taken) return tl::unexpected(std::move(taken).error());
     hooks.observe([&](Observer& observer) { observer.snapshot_appeared(disk.id(), taken->id, taken->name); });
@@ -51,7 +51,7 @@ TemporarySnapshot::TemporarySnapshot(TemporarySnapshot&& other) noexcept
 TemporarySnapshot::~TemporarySnapshot() {
   if (disk_ == nullptr) return;
   const auto info = disk_->snapshot(id_);
-  if (auto removed = disk_->remove_snapshot(id_); !removed && removed.error().code != ENOENT) {
+  if (auto removed = disk_->delete_snapshot(id_); !removed && removed.error().code != ENOENT) {
     log::warning("a snapshot of {} that was taken for a moment stays: {}", quoted(disk_->name()),
                  removed.error().message);
   } else if (info) {

@@ -6,6 +6,7 @@
 #include <memory>
 #include <string>
 
+#include "quota.h"
 #include "reserve.h"
 #include "varve/chunks/chunk_store.h"
 #include "varve/core/thread_pool.h"
@@ -44,6 +45,9 @@ struct CollectState {
 struct Services {
   std::unique_ptr<os::Storage> storage;
   std::unique_ptr<Reserve> reserve;
+  std::unique_ptr<Quota> quota = std::make_unique<Quota>();
+  Clock clock = now;
+  std::atomic<std::int64_t> trash_keep{0};  ///< nanoseconds; 0: what is deleted is gone
   std::unique_ptr<os::VolatileStorage> maps;
   std::unique_ptr<chunks::Locator> locator;
   std::unique_ptr<objects::ObjectStore> objects;

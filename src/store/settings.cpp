@@ -3,38 +3,15 @@
 #include <fmt/format.h>
 
 #include <nlohmann/json.hpp>
-#include <span>
+
+#include "checked_json.h"
 
 namespace varve::store {
 namespace {
 
 using nlohmann::json;
 
-constexpr ByteCount kMaxSettingsSize{1 * kMiB};
 constexpr std::size_t kIdDigits = 32;
-/// The library copies and prints by recursion: a file that is all brackets would take the stack.
-constexpr int kMaxDepth = 16;
-
-bool too_deep(std::string_view text) {
-  int depth = 0;
-  bool in_string = false;
-  for (std::size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (c == '"') in_string = !in_string;
-    if (in_string && c == '\\') ++i;
-    if (in_string) continue;
-    if (c == '[' || c == '{') ++depth;
-    if (c == ']' || c == '}') --depth;
-    if (depth > kMaxDepth) return true;
-  }
-  return false;
-}
-
-std::string checksum_of(json object) {
-  object.erase("checksum");
-  const std::string text = object.dump();
-  return to_hex(digest_of(std::as_bytes(std::span(text))));
-}
 
 const std::string* get_text(const json& object, const char* name) {
   const auto it = object.find(name);
@@ -52,32 +29,22 @@ bool is_store_id(const std::string& id) {
 }  // namespace
 
 Result<StoredSettings> read_settings(os::Storage& storage) {
-  auto bytes = os::read_file(storage, kSettingsFile, kMaxSettingsSize);
-  if (!bytes) {
-    if (bytes.error().code != ENOENT) return tl::unexpected(std::move(bytes).error());
+  auto read = read_checked_json(storage, kSettingsFile, kFormatVersion);
+  if (!read) {
+    if (read.error().kind == ErrorKind::damaged) return damaged(read.error().message);
+    if (read.error().code != ENOENT) return tl::unexpected(std::move(read).error());
     return fail(ENOENT, ErrorKind::absent, "not a varve store (there is no store.json); `varve init` makes one");
   }
-  const auto* text = reinterpret_cast<const char*>(bytes->data());
-  if (too_deep({text, bytes->size()})) return damaged("not what varve writes");
-  const json object = json::parse(text, text + bytes->size(), nullptr, /*allow_exceptions=*/false);
-  if (!object.is_object()) return damaged("not a JSON object");
-  const auto format = object.find("format");
-  if (format == object.end() || !format->is_number_unsigned()) return damaged("no format version");
-  if (*format != kFormatVersion) {
-    return fail_refused(ENOTSUP, fmt::format("{}: format {} is not known to this version of varve, which reads format "
-                                             "{}; use a newer varve",
-                                             kSettingsFile, format->dump(), kFormatVersion));
-  }
-  const auto* checksum = get_text(object, "checksum");
-  if (checksum == nullptr || *checksum != checksum_of(object)) return damaged("its checksum does not match");
-
+  const json& object = *read;
   const auto* id = get_text(object, "id");
   const auto* compression = get_text(object, "compression");
   const auto chunk_size = object.find("chunk_size");
   const auto created = object.find("created");
+  const auto trash_keep = object.find("trash_keep");
   if (id == nullptr || !is_store_id(*id) || compression == nullptr || chunk_size == object.end() ||
       !chunk_size->is_number_unsigned() || created == object.end() || !created->is_number_integer() ||
-      !object.contains("root")) {
+      !object.contains("root") || !object.contains("limits") || trash_keep == object.end() ||
+      !trash_keep->is_number_unsigned() || trash_keep->get<std::uint64_t>() > kMaxTrashKeep) {
     return damaged("a member is missing or of the wrong type");
   }
   const auto chunk_bytes = chunk_size->get<std::uint64_t>();
@@ -86,6 +53,8 @@ Result<StoredSettings> read_settings(os::Storage& storage) {
   if (!parsed) return damaged(parsed.error().message);
   auto root = attributes_from_json(object["root"]);
   if (!root) return damaged(root.error().message);
+  auto limits = catalog::limits_from_json(object["limits"]);
+  if (!limits) return damaged(limits.error().message);
 
   StoredSettings stored;
   stored.settings.id = *id;
@@ -93,6 +62,8 @@ Result<StoredSettings> read_settings(os::Storage& storage) {
   stored.settings.compression = *parsed;
   stored.settings.created = Time{created->get<std::int64_t>()};
   stored.root = std::move(*root);
+  stored.limits = *limits;
+  stored.trash_keep = std::chrono::seconds{trash_keep->get<std::int64_t>()};
   return stored;
 }
 
@@ -102,10 +73,10 @@ Status write_settings(os::Storage& storage, const StoredSettings& stored) {
               {"chunk_size", stored.settings.geometry.chunk_size().value()},
               {"compression", stored.settings.compression.to_text()},
               {"created", stored.settings.created.nanoseconds},
-              {"root", to_json(stored.root)}};
-  object["checksum"] = checksum_of(object);
-  const std::string text = object.dump(2) + "\n";
-  return os::replace_file_durably(storage, kSettingsFile, std::as_bytes(std::span(text)));
+              {"root", to_json(stored.root)},
+              {"limits", catalog::to_json(stored.limits)},
+              {"trash_keep", stored.trash_keep.count()}};
+  return write_checked_json(storage, kSettingsFile, std::move(object));
 }
 
 }  // namespace varve::store

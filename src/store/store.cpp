@@ -14,12 +14,14 @@
 #include <utility>
 
 #include "background.h"
+#include "care_report.h"
 #include "check.h"
 #include "collector.h"
 #include "copy.h"
 #include "diff.h"
 #include "disk_entry.h"
 #include "instant.h"
+#include "policies.h"
 #include "report.h"
 #include "services.h"
 #include "settings.h"
@@ -40,6 +42,14 @@ constexpr std::uint32_t kWritableByOthers = 0022;
 constexpr std::size_t kOpenThreads = 8;
 constexpr std::chrono::milliseconds kPollInterval{5};
 constexpr std::uint64_t kShortOfSpace = 20;  ///< less than this part of it is free: collect then hurries
+
+std::int64_t nanoseconds_of(std::chrono::seconds time) { return std::chrono::nanoseconds(time).count(); }
+
+/// Below so much free space the trash is emptied.
+constexpr ByteCount kMostTrashReserve{10 * kGiB};
+ByteCount trash_reserve(ByteCount total) { return std::min(ByteCount{total.value() / 20}, kMostTrashReserve); }
+
+bool is_in_trash(const SnapshotInfo& info) { return info.care.trashed.has_value(); }
 
 std::string random_id() {
   std::random_device source;
@@ -91,6 +101,9 @@ class OpenStore final : public Store {
   OpenStore(Environment environment, std::unique_ptr<os::File> lock, StoredSettings stored, OpenOptions options)
       : lock_(std::move(lock)), settings_(std::move(stored.settings)), options_(std::move(options)),
         root_attributes_(std::move(stored.root)), root_modified_(settings_.created) {
+    services_.clock = options_.clock;
+    services_.quota->set_limits(stored.limits);
+    services_.trash_keep = nanoseconds_of(stored.trash_keep);
     assemble(std::move(environment));
   }
 
@@ -119,6 +132,19 @@ class OpenStore final : public Store {
   Attributes root_attributes() const override;
   Status change_root_attributes(const std::function<Status(Attributes&)>& change) override;
 
+  Limits limits() const override { return services_.quota->limits(); }
+  Usage usage() const override { return services_.quota->usage(); }
+  Status set_limits(const Limits& limits) override;
+  std::chrono::seconds trash_keep() const override;
+  Status set_trash_keep(std::chrono::seconds keep) override;
+  std::vector<TrashedSnapshot> trash() const override;
+  Status undelete(const TrashedSnapshot& which, const std::string& as) override;
+  Result<std::size_t> empty_trash() override;
+  Status remove_snapshot(const std::shared_ptr<Disk>& disk, SnapshotId id) override;
+  Time time() const override { return services_.clock(); }
+  Policies& policies() const override { return *policies_; }
+  Status run_policy(const std::string& name) override;
+
   Result<ByteCount> copy_range(const ImageName& from, ByteOffset from_at, const std::shared_ptr<Disk>& to,
                                ByteOffset to_at, ByteCount count) override;
   Status restore(const std::shared_ptr<Disk>& from, SnapshotId snapshot, const std::shared_ptr<Disk>& to) override;
@@ -129,12 +155,19 @@ class OpenStore final : public Store {
                          const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                          const std::function<bool()>& stop) override;
 
-  Status remove_snapshot(const std::shared_ptr<Disk>& disk, SnapshotId id) override;
   Result<os::Capacity> capacity() const override;
   Space& space() const override { return *space_; }
-  nlohmann::json status() const override { return report_status(*this, services_); }
-  std::string metrics() const override { return report_metrics(*this, services_); }
-  nlohmann::json describe(const ImageName& image) const override { return report_image(image); }
+  nlohmann::json status() const override {
+    auto report = report_status(*this, services_);
+    add_care(report, *this);
+    return report;
+  }
+  std::string metrics() const override { return report_metrics(*this, services_) + care_metrics(*this); }
+  nlohmann::json describe(const ImageName& image) const override {
+    auto report = report_image(image);
+    add_care(report, image);
+    return report;
+  }
 
   Result<CheckReport> check(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                             const std::function<bool()>& stop) override;
@@ -146,6 +179,7 @@ class OpenStore final : public Store {
   bool wait_until_quiet(std::chrono::milliseconds limit) override;
   Result<bool> step_commit(DiskId id) override;
   Status step_upkeep(DiskId id) override;
+  void step_schedule() override;
 
  private:
   /// One line a layer: the whole stack, bottom to top.
@@ -155,6 +189,7 @@ class OpenStore final : public Store {
     services_.maps = std::move(environment.maps);
     services_.locator = std::move(environment.locator);
     services_.objects = objects::make_directory_objects(*services_.storage);
+    policies_ = std::make_unique<Policies>(*services_.storage, *services_.reserve);
     chunks::ChunkStoreOptions chunk_options;
     chunk_options.compression = settings_.compression;
     chunk_options.chunk_cache_bytes = options_.chunk_cache_bytes;
@@ -189,6 +224,12 @@ class OpenStore final : public Store {
   };
   Result<NameReservation> reserve(const std::string& name, DiskId except = DiskId{0});
   DiskId take_disk_id();
+  Status store_settings(const Limits& limits, std::chrono::seconds keep) VARVE_REQUIRES(disk_operations_);
+  Status show_again(const std::shared_ptr<DiskEntry>& disk, const std::string& snapshot, SnapshotId id);
+  void remove_hidden_disks();
+  void make_space_from_trash();
+  Status follow(const Policy& policy, DiskEntry& disk, Time time);
+  void remove_what_policy_keeps_not(const Policy& policy, const std::shared_ptr<DiskEntry>& disk, Time time);
   /// In the log and on the live side, not in the table yet. Leaves nothing behind when it fails.
   Result<std::shared_ptr<DiskEntry>> make_disk(DiskId id, const std::string& name, const Attributes& directory);
   void undo_make_disk(DiskId id);
@@ -198,10 +239,13 @@ class OpenStore final : public Store {
   std::vector<std::shared_ptr<DiskEntry>> entries() const;
   Result<std::shared_ptr<DiskEntry>> entry(DiskId id) const;
   InstantHooks instant_hooks();
+  /// One that is not in the trash.
+  Result<std::shared_ptr<DiskEntry>> shown_entry(DiskId id) const;
   Status replace_from(DiskEntry& from, SnapshotId snapshot, DiskEntry& to);
   Result<std::shared_ptr<DiskEntry>> clone_of(DiskEntry& source, SnapshotId snapshot, const std::string& name,
                                               const Attributes& directory);
   void at_start();
+  std::vector<std::string> known_problems() const;
   template <class Call>
   void observe(Call call);
 
@@ -210,6 +254,7 @@ class OpenStore final : public Store {
   const OpenOptions options_;
   mutable Services services_;
   std::unique_ptr<CountedSpace> space_;  ///< asks for the disks until it is stopped
+  std::unique_ptr<Policies> policies_;
   std::vector<std::string> damaged_;  ///< written in recover() only
   std::set<std::string, std::less<>> damaged_names_;  ///< of those whose log is good; in recover() only
 
@@ -303,7 +348,8 @@ void OpenStore::adopt_opened(const std::shared_ptr<DiskEntry>& entry) {
   std::shared_ptr<DiskEntry> other;
   {
     MutexLock lock(table_mutex_);
-    if (const auto it = names_.find(entry->name()); it != names_.end()) other = disks_.at(it->second);
+    const auto it = entry->hidden() ? names_.end() : names_.find(entry->name());
+    if (it != names_.end()) other = disks_.at(it->second);
   }
   if (other != nullptr && entry->empty() && give_up(entry)) return;
   const bool alone = other != nullptr && other->empty() && give_up(other);
@@ -322,14 +368,15 @@ void OpenStore::adopt_opened(const std::shared_ptr<DiskEntry>& entry) {
 }
 
 void OpenStore::adopt(const std::shared_ptr<DiskEntry>& entry) {
-  names_.emplace(entry->name(), entry->id());
+  if (!entry->hidden()) names_.emplace(entry->name(), entry->id());
   root_modified_ = std::max(root_modified_, entry->created());
   disks_.emplace(entry->id(), entry);
 }
 
 void OpenStore::start_background() {
   if (!options_.background) return;
-  background_ = std::make_unique<Background>(services_, [this] { return entries(); }, [this] { at_start(); });
+  background_ = std::make_unique<Background>(services_, [this] { return entries(); }, [this] { at_start(); },
+                                             [this] { step_schedule(); });
   background_->start();
   space_->start();
   collector_ = std::make_unique<Collector>(
@@ -416,7 +463,8 @@ std::vector<std::shared_ptr<DiskEntry>> OpenStore::entries() const {
 }
 
 std::vector<std::shared_ptr<Disk>> OpenStore::disks() const {
-  const auto all = entries();
+  auto all = entries();
+  std::erase_if(all, [](const auto& disk) { return disk->hidden(); });
   return {all.begin(), all.end()};
 }
 
@@ -427,8 +475,14 @@ Result<std::shared_ptr<DiskEntry>> OpenStore::entry(DiskId id) const {
   return fail(ENOENT, ErrorKind::absent, fmt::format("there is no disk number {}", id.value()));
 }
 
-Result<std::shared_ptr<Disk>> OpenStore::disk(DiskId id) const {
+Result<std::shared_ptr<DiskEntry>> OpenStore::shown_entry(DiskId id) const {
   VARVE_TRY_ASSIGN(auto found, entry(id));
+  if (!found->hidden()) return found;
+  return fail(ENOENT, ErrorKind::absent, fmt::format("disk number {} is in the trash", id.value()));
+}
+
+Result<std::shared_ptr<Disk>> OpenStore::disk(DiskId id) const {
+  VARVE_TRY_ASSIGN(auto found, shown_entry(id));
   return std::shared_ptr<Disk>(std::move(found));
 }
 
@@ -492,18 +546,19 @@ Result<std::shared_ptr<Disk>> OpenStore::create_disk(const std::string& name, co
 
 Status OpenStore::remove_disk(DiskId id) {
   MutexLock operations(disk_operations_);
-  VARVE_TRY_ASSIGN(const auto disk, entry(id));
-  VARVE_TRY(disk->remove());
+  VARVE_TRY_ASSIGN(const auto disk, shown_entry(id));
+  const bool stays = !disk->trash().empty();
+  VARVE_TRY(stays ? disk->set_hidden(true) : disk->remove());
   MutexLock lock(table_mutex_);
   std::erase_if(names_, [id](const auto& item) { return item.second == id; });
-  disks_.erase(id);
+  if (!stays) disks_.erase(id);
   root_modified_ = now();
   return {};
 }
 
 Status OpenStore::rename_disk(DiskId id, const std::string& name) {
   MutexLock operations(disk_operations_);
-  VARVE_TRY_ASSIGN(const auto disk, entry(id));
+  VARVE_TRY_ASSIGN(const auto disk, shown_entry(id));
   if (disk->name() == name) return {};
   VARVE_TRY_ASSIGN(const auto reserved, reserve(name, id));
   const auto renamed = disk->rename(name);
@@ -533,10 +588,196 @@ Status OpenStore::change_root_attributes(const std::function<Status(Attributes&)
   MutexLock operations(disk_operations_);
   Attributes changed = root_attributes();
   VARVE_TRY(change(changed));
-  VARVE_TRY(write_settings(*services_.storage, {settings_, changed}));
+  VARVE_TRY(write_settings(*services_.storage, {settings_, changed, limits(), trash_keep()}));
   MutexLock lock(table_mutex_);
   root_attributes_ = std::move(changed);
   return {};
+}
+
+// --- limits and the trash ---
+
+Status OpenStore::store_settings(const Limits& limits, std::chrono::seconds keep) {
+  return services_.reserve->spend([&] {
+    return write_settings(*services_.storage, {settings_, root_attributes(), limits, keep});
+  });
+}
+
+Status OpenStore::set_limits(const Limits& limits) {
+  MutexLock operations(disk_operations_);
+  VARVE_TRY(store_settings(limits, trash_keep()));
+  services_.quota->set_limits(limits);
+  return {};
+}
+
+std::chrono::seconds OpenStore::trash_keep() const {
+  return std::chrono::duration_cast<std::chrono::seconds>(std::chrono::nanoseconds{services_.trash_keep});
+}
+
+Status OpenStore::set_trash_keep(std::chrono::seconds keep) {
+  if (keep.count() < 0 || static_cast<std::uint64_t>(keep.count()) > kMaxTrashKeep) {
+    return fail_refused(EINVAL, fmt::format("the trash can keep snapshots for {} days at most", kMaxTrashKeep / 86'400));
+  }
+  MutexLock operations(disk_operations_);
+  VARVE_TRY(store_settings(limits(), keep));
+  services_.trash_keep = nanoseconds_of(keep);
+  return {};
+}
+
+std::vector<TrashedSnapshot> OpenStore::trash() const {
+  std::vector<TrashedSnapshot> all;
+  for (const auto& disk : entries()) {
+    for (auto& info : disk->trash()) all.push_back({disk, disk->name(), disk->hidden(), std::move(info)});
+  }
+  std::ranges::stable_sort(all, {}, [](const TrashedSnapshot& one) { return one.info.care.trashed->since; });
+  return all;
+}
+
+Status OpenStore::undelete(const TrashedSnapshot& which, const std::string& as) {
+  const auto disk = std::static_pointer_cast<DiskEntry>(which.disk);
+  if (!disk->hidden()) {
+    VARVE_TRY(disk->undelete_snapshot(which.info.id, as));
+  } else {
+    VARVE_TRY(show_again(disk, as, which.info.id));
+    observe([&](Observer& observer) { observer.disk_appeared(disk->id(), disk->name()); });
+  }
+  observe([&](Observer& observer) { observer.snapshot_appeared(disk->id(), which.info.id, as); });
+  return {};
+}
+
+/// The disk comes back for its snapshot, and goes again if that cannot come.
+Status OpenStore::show_again(const std::shared_ptr<DiskEntry>& disk, const std::string& snapshot, SnapshotId id) {
+  MutexLock operations(disk_operations_);
+  auto reserved = reserve(disk->name());
+  if (!reserved) {
+    return fail_refused(reserved.error().code, fmt::format("the disk {} of this snapshot was removed, and there is another "
+                                                           "of that name now; rename that one first",
+                                                           quoted(disk->name())));
+  }
+  VARVE_TRY(disk->set_hidden(false));
+  if (auto undeleted = disk->undelete_snapshot(id, snapshot); !undeleted) {
+    if (auto hidden = disk->set_hidden(true); hidden) return undeleted;
+    log::warning("the disk {} came back from the trash without a snapshot", quoted(disk->name()));
+    MutexLock lock(table_mutex_);
+    names_.emplace(disk->name(), disk->id());
+    return undeleted;
+  }
+  MutexLock lock(table_mutex_);
+  names_.emplace(disk->name(), disk->id());
+  root_modified_ = now();
+  return {};
+}
+
+Result<std::size_t> OpenStore::empty_trash() {
+  std::size_t count = 0;
+  for (const TrashedSnapshot& one : trash()) {
+    const auto deleted = static_cast<DiskEntry&>(*one.disk).delete_while(one.info.id, is_in_trash);
+    if (deleted) ++count;
+    // What went, or came back, meanwhile is not in the trash.
+    if (!deleted && deleted.error().code != ENOENT && deleted.error().code != ECANCELED) {
+      return tl::unexpected(deleted.error());
+    }
+  }
+  remove_hidden_disks();
+  return count;
+}
+
+Status OpenStore::remove_snapshot(const std::shared_ptr<Disk>& disk, SnapshotId id) {
+  VARVE_TRY_ASSIGN(const SnapshotInfo info, disk->snapshot(id));
+  VARVE_TRY(disk->remove_snapshot(id));
+  observe([&](Observer& observer) { observer.snapshot_gone(disk->id(), id, info.name); });
+  return {};
+}
+
+/// Nothing is left of them, not even in the trash.
+void OpenStore::remove_hidden_disks() {
+  MutexLock operations(disk_operations_);
+  for (const auto& disk : entries()) {
+    if (!disk->hidden() || !disk->trash().empty()) continue;
+    if (auto removed = disk->remove(); !removed) {
+      log::warning("what is left of disk {} stays: {}", quoted(disk->name()), removed.error().message);
+      continue;
+    }
+    MutexLock lock(table_mutex_);
+    disks_.erase(disk->id());
+  }
+}
+
+/// One at a time, the oldest first: what it held comes back only when it is collected.
+void OpenStore::make_space_from_trash() {
+  const auto there = capacity();
+  if (!there || there->available >= trash_reserve(there->total)) return;
+  for (const TrashedSnapshot& one : trash()) {
+    if (!static_cast<DiskEntry&>(*one.disk).delete_while(one.info.id, is_in_trash)) continue;
+    log::info("snapshot {} of {} was deleted from the trash: the store is nearly full", quoted(one.info.name),
+              quoted(one.disk_name));
+    return;
+  }
+}
+
+/// One snapshot of one disk, or why there is none.
+Status OpenStore::follow(const Policy& policy, DiskEntry& disk, Time time) {
+  if (!disk.live().exists()) return fail(ENODATA, ErrorKind::absent, "it has no live image");
+  for (const auto& pending : disk.live().pending()) {
+    const auto info = disk.any_snapshot(pending.id);
+    if (!info || info->state != SnapshotStateKind::pending || info->care.policy != policy.name) continue;
+    return fail_refused(EAGAIN, fmt::format("its last snapshot {} is still pending", quoted(info->name)));
+  }
+  VARVE_TRY_ASSIGN(const std::string name, name_at(policy, time));
+  Attributes directory = disk.directory_attributes();
+  directory.xattrs.clear();
+  VARVE_TRY_ASSIGN(const SnapshotInfo taken, disk.take(name, directory, policy.name, DiskEntry::Limited::yes));
+  observe([&](Observer& observer) { observer.snapshot_appeared(disk.id(), taken.id, name); });
+  return {};
+}
+
+/// Of those that it took itself: what somebody made by hand is somebody's.
+void OpenStore::remove_what_policy_keeps_not(const Policy& policy, const std::shared_ptr<DiskEntry>& disk, Time time) {
+  if (policy.keep.empty()) return;
+  auto own = disk->snapshots();
+  std::erase_if(own, [&](const SnapshotInfo& info) { return info.care.policy != policy.name; });
+  for (const Judged& one : judge(std::move(own), policy.keep, time)) {
+    if (!one.reasons.empty()) continue;
+    const auto removed = remove_snapshot(disk, one.snapshot.id);
+    if (removed || removed.error().code == ENOENT) continue;
+    log::warning("policy {}: snapshot {} of {} need not be kept and stays: {}", quoted(policy.name),
+                 quoted(one.snapshot.name), quoted(disk->name()), removed.error().message);
+  }
+}
+
+Status OpenStore::run_policy(const std::string& name) {
+  VARVE_TRY_ASSIGN(const Policy policy, policies_->find(name));
+  const Time time = services_.clock();
+  PolicyRun run{time, 0, {}};
+  for (const auto& disk : entries()) {
+    if (disk->hidden() || services_.stopping || !covers(policy, disk->name())) continue;
+    if (const auto taken = follow(policy, *disk, time); taken) {
+      ++run.taken;
+    } else {
+      const auto why = fmt::format("disk {}: {}", quoted(disk->name()), taken.error().message);
+      log::warning("policy {}: no snapshot of {}", quoted(name), why);
+      if (run.skipped.size() < kMaxSkipped) run.skipped.push_back(why);
+    }
+    remove_what_policy_keeps_not(policy, disk, time);
+  }
+  return policies_->note_run(name, run);
+}
+
+void OpenStore::step_schedule() {
+  const Time time = services_.clock();
+  for (const Policy& policy : policies_->all()) {
+    if (policy.paused || next_run(policy, time) > time) continue;
+    // It may have been removed meanwhile.
+    if (const auto run = run_policy(policy.name); !run && run.error().code != ENOENT) {
+      log::warning("policy {}: {}", quoted(policy.name), run.error().message);
+    }
+  }
+  for (const auto& disk : entries()) {
+    for (const SnapshotInfo& ended : disk->end_what_is_over(time)) {
+      observe([&](Observer& observer) { observer.snapshot_gone(disk->id(), ended.id, ended.name); });
+    }
+  }
+  make_space_from_trash();
+  remove_hidden_disks();
 }
 
 // --- copies ---
@@ -579,6 +820,12 @@ Result<std::shared_ptr<Disk>> OpenStore::clone(const ImageName& from, const std:
   const InstantHooks hooks = instant_hooks();
   std::optional<TemporarySnapshot> taken;
   SnapshotId snapshot = from.snapshot;
+  ByteCount size = source.live().info().size;
+  if (snapshot != SnapshotId{0}) {
+    VARVE_TRY_ASSIGN(const SnapshotInfo info, source.snapshot(snapshot));
+    size = info.size;
+  }
+  VARVE_TRY(services_.quota->refuse_new_live(size));
   if (snapshot == SnapshotId{0}) {
     auto temporary = TemporarySnapshot::take(hooks, source, "clone");
     if (!temporary) return tl::unexpected(temporary.error().in(fmt::format("cloning to {}", quoted(name))));
@@ -612,13 +859,6 @@ Result<std::shared_ptr<DiskEntry>> OpenStore::clone_of(DiskEntry& source, Snapsh
   return tl::unexpected(std::move(filled).error());
 }
 
-Status OpenStore::remove_snapshot(const std::shared_ptr<Disk>& disk, SnapshotId id) {
-  VARVE_TRY_ASSIGN(const SnapshotInfo info, disk->snapshot(id));
-  VARVE_TRY(disk->remove_snapshot(id));
-  observe([&](Observer& observer) { observer.snapshot_gone(disk->id(), id, info.name); });
-  return {};
-}
-
 /// What the reserve will take again is not there for writers.
 Result<os::Capacity> OpenStore::capacity() const {
   VARVE_TRY_ASSIGN(os::Capacity capacity, services_.storage->capacity());
@@ -629,14 +869,21 @@ Result<os::Capacity> OpenStore::capacity() const {
 
 // --- check and collect ---
 
+/// What is known to be wrong with files that check_store() does not read.
+std::vector<std::string> OpenStore::known_problems() const {
+  auto problems = damaged_;
+  if (const auto problem = policies_->problem()) problems.push_back(problem->message);
+  return problems;
+}
+
 Result<CheckReport> OpenStore::check(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                                      const std::function<bool()>& stop) {
-  return check_store(services_, entries(), damaged_, progress, stop);
+  return check_store(services_, entries(), known_problems(), progress, stop);
 }
 
 Result<RepairReport> OpenStore::repair(const std::function<void(std::uint64_t, std::uint64_t)>& progress,
                                        const std::function<bool()>& stop) {
-  return repair_store(services_, entries(), damaged_, progress, stop);
+  return repair_store(services_, entries(), known_problems(), progress, stop);
 }
 
 Result<snapshot::Collected> OpenStore::collect(const std::function<bool()>& stop,

@@ -46,12 +46,13 @@ inline bool same(const SnapshotEntry& a, const SnapshotEntry& b) {
   return a.id == b.id && a.parent == b.parent && a.name == b.name && a.time == b.time &&
          a.image_modified == b.image_modified && a.size == b.size && a.incarnation == b.incarnation &&
          a.root == b.root && a.changed_bytes == b.changed_bytes && a.stored_bytes == b.stored_bytes &&
-         a.directory == b.directory && a.image == b.image;
+         a.directory == b.directory && a.image == b.image && a.care == b.care;
 }
 
 inline bool same(const DiskState& a, const DiskState& b) {
   if (a.id != b.id || a.name != b.name || a.removed != b.removed || a.created != b.created ||
-      a.directory != b.directory || a.live_image != b.live_image || a.high_water != b.high_water ||
+      a.hidden != b.hidden || a.limits != b.limits || a.directory != b.directory || a.live_image != b.live_image ||
+      a.high_water != b.high_water ||
       a.snapshots.size() != b.snapshots.size()) {
     return false;
   }

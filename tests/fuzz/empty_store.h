@@ -5,6 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "../../src/store/policies.h"
+#include "support/memory_storage.h"
 #include "varve/store/space.h"
 #include "varve/store/store.h"
 
@@ -53,6 +55,18 @@ class EmptyStore final : public store::Store {
   Time root_modified() const override { return {}; }
   store::Attributes root_attributes() const override { return {}; }
   Status change_root_attributes(const std::function<Status(store::Attributes&)>&) override { return {}; }
+  store::Limits limits() const override { return {}; }
+  store::Usage usage() const override { return {}; }
+  Status set_limits(const store::Limits&) override { return {}; }
+  std::chrono::seconds trash_keep() const override { return {}; }
+  Status set_trash_keep(std::chrono::seconds) override { return {}; }
+  std::vector<store::TrashedSnapshot> trash() const override { return {}; }
+  Status undelete(const store::TrashedSnapshot&, const std::string&) override { return absent(); }
+  Result<std::size_t> empty_trash() override { return std::size_t{0}; }
+  Status remove_snapshot(const std::shared_ptr<store::Disk>&, SnapshotId) override { return absent(); }
+  Time time() const override { return {}; }
+  store::Policies& policies() const override { return policies_; }
+  Status run_policy(const std::string& name) override { return policies_.find(name).map([](const auto&) {}); }
   Result<ByteCount> copy_range(const store::ImageName&, ByteOffset, const std::shared_ptr<store::Disk>&, ByteOffset,
                                ByteCount) override {
     return absent();
@@ -70,7 +84,6 @@ class EmptyStore final : public store::Store {
                                 const std::function<bool()>&) override {
     return absent();
   }
-  Status remove_snapshot(const std::shared_ptr<store::Disk>&, SnapshotId) override { return absent(); }
   Result<os::Capacity> capacity() const override { return os::Capacity{}; }
   store::Space& space() const override { return space_; }
   nlohmann::json status() const override { return nlohmann::json::object(); }
@@ -89,11 +102,15 @@ class EmptyStore final : public store::Store {
   bool wait_until_quiet(std::chrono::milliseconds) override { return true; }
   Result<bool> step_commit(DiskId) override { return false; }
   Status step_upkeep(DiskId) override { return {}; }
+  void step_schedule() override {}
 
  private:
   static tl::unexpected<Error> absent() { return fail(ENOENT, ErrorKind::absent, "there is nothing"); }
   store::StoreSettings settings_;
   mutable EmptySpace space_;
+  mutable test::MemoryStorage storage_{{.power_loss = false}};
+  mutable store::Reserve reserve_{storage_};
+  mutable store::Policies policies_{storage_, reserve_};
 };
 
 }  // namespace varve::fuzz

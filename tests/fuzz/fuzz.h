@@ -48,6 +48,8 @@ void fuzz_checkpoint(Input input);
 Seeds checkpoint_seeds();
 void fuzz_settings(Input input);
 Seeds settings_seeds();
+void fuzz_policies(Input input);
+Seeds policies_seeds();
 void fuzz_attributes(Input input);
 Seeds attributes_seeds();
 // journals.cpp

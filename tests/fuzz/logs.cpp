@@ -3,6 +3,7 @@
 #include "../../src/catalog/format.h"
 #include "../../src/catalog/replay.h"
 #include "../../src/catalog/sealed_json.h"
+#include "../../src/store/policies.h"
 #include "../../src/store/settings.h"
 #include "fuzz.h"
 #include "support/memory_storage.h"
@@ -59,6 +60,7 @@ catalog::SnapshotEntry some_snapshot() {
   entry.size = ByteCount{1 * kMiB};
   entry.incarnation = Incarnation{1};
   entry.root = chunks::Ref{PackId{0xAB00}, 4, Digest{5, 6}};
+  entry.care.deadline = Time{7};
   entry.directory.xattrs["user.note"] = std::string("\0\xFF%", 3);
   return entry;
 }
@@ -84,6 +86,10 @@ Seeds log_record_seeds() {
   add(2, SnapshotAttributes{SnapshotId{3}, attributes, attributes});
   add(2, DiskRenamed{"web02"});
   add(2, DiskAttributes{attributes, attributes});
+  add(2, SnapshotCare{SnapshotId{3}, "back", {.hold = "audit", .deadline = Time{5}, .policy = "nightly", .trashed = {}}});
+  add(2, SnapshotCare{SnapshotId{3}, "gone", {.hold = {}, .deadline = {}, .policy = {}, .trashed = Trashed{Time{1}, Time{2}}}});
+  add(2, DiskLimits{{.snapshots = 3, .snapshot_bytes = UINT64_MAX, .live_bytes = 0}});
+  add(2, DiskHidden{true});
   add(2, DiskRemoved{});
   return seeds;
 }
@@ -112,18 +118,23 @@ Seeds checkpoint_seeds() {
   return seeds;
 }
 
+namespace {
+
+/// As checked_json.cpp does it: within its depth, a digest of the text with sorted keys.
+std::string checked_again(Input input) {
+  if (!catalog::within_bounds(text_of(input))) return {};
+  Json object = Json::parse(text_of(input), nullptr, false);
+  if (!object.is_object()) return {};
+  object.erase("checksum");
+  const std::string text = object.dump();
+  object["checksum"] = to_hex(digest_of(std::as_bytes(std::span(text))));
+  return object.dump();
+}
+
+}  // namespace
+
 void fuzz_settings(Input input) {
-  std::string sealed;
-  // As settings.cpp does: within its depth, a digest of the text with sorted keys.
-  if (catalog::within_bounds(text_of(input))) {
-    Json object = Json::parse(text_of(input), nullptr, false);
-    if (object.is_object()) {
-      object.erase("checksum");
-      const std::string text = object.dump();
-      object["checksum"] = to_hex(digest_of(std::as_bytes(std::span(text))));
-      sealed = object.dump();
-    }
-  }
+  const std::string sealed = checked_again(input);
   for (const std::string_view text : {text_of(input), std::string_view(sealed)}) {
     test::MemoryStorage storage({.power_loss = false});
     require(os::replace_file_durably(storage, store::kSettingsFile, std::as_bytes(std::span(text))).has_value(), "a file");
@@ -138,20 +149,77 @@ Seeds settings_seeds() {
   store::StoredSettings stored;
   stored.settings.id = std::string(32, '7');
   stored.root = {1, 2, 0755, {{"user.a", "b"}}};
+  stored.limits.snapshots = 10;
+  stored.trash_keep = std::chrono::seconds{60};
   (void)store::write_settings(storage, stored);
   return {os::read_file(storage, store::kSettingsFile, ByteCount{kMiB}).value()};
+}
+
+void fuzz_policies(Input input) {
+  const std::string sealed = checked_again(input);
+  for (const std::string_view text : {text_of(input), std::string_view(sealed)}) {
+    test::MemoryStorage storage({.power_loss = false});
+    require(os::replace_file_durably(storage, store::kPoliciesFile, std::as_bytes(std::span(text))).has_value(), "a file");
+    store::Reserve reserve(storage);
+    store::Policies policies(storage, reserve);
+    if (const auto problem = policies.problem()) {
+      require(!problem->message.empty() && policies.all().empty(), "policies that cannot be read are none, and say why");
+      continue;
+    }
+    for (const store::Policy& policy : policies.all()) {
+      for (const Time time : {Time{0}, Time{1'800'000'000'123'456'789}}) {
+        (void)store::next_run(policy, time);
+        (void)store::name_at(policy, time);
+        require(store::next_time(policy.times, time) > time, "what comes next is later");
+      }
+      (void)store::covers(policy, "web01");
+      require(policies.note_run(policy.name, {Time{5}, 1, {"disk"}}).has_value(), "a run is noted");
+    }
+    const auto before = policies.all();
+    require(store::Policies(storage, reserve).all() == before || before.empty(), "policies come back");
+  }
+}
+
+Seeds policies_seeds() {
+  test::MemoryStorage storage({.power_loss = false});
+  store::Reserve reserve(storage);
+  store::Policies policies(storage, reserve);
+  store::Policy often;
+  often.name = "often";
+  often.disks = {"web*", "db0[1-3]"};
+  often.times.every = 900;
+  often.pattern = "auto-%Y-%m-%d-%H%M";
+  often.keep.last = 4;
+  often.keep.daily = store::kKeepAll;
+  often.keep.within = {1, 2, 3, 4};
+  often.last = store::PolicyRun{Time{6}, 2, {"disk \"a\": it has no live image"}};
+  store::Policy nightly;
+  nightly.name = "nightly";
+  nightly.disks = {"*"};
+  nightly.times.at = {150, 870};
+  nightly.times.days = {0, 6};
+  nightly.pattern = "night-%j";
+  nightly.paused = true;
+  (void)policies.add(often);
+  (void)policies.add(nightly);
+  return {os::read_file(storage, store::kPoliciesFile, ByteCount{kMiB}).value()};
 }
 
 void fuzz_attributes(Input input) {
   if (const auto attributes = store::decode_pending_attributes(text_of(input))) {
     const auto again = store::decode_pending_attributes(store::encode(*attributes));
-    require(again && again->directory == attributes->directory && again->image == attributes->image,
+    require(again && again->directory == attributes->directory && again->image == attributes->image &&
+                again->care == attributes->care,
             "attributes come back");
   }
 }
 
 Seeds attributes_seeds() {
-  return {bytes_of(store::encode(store::PendingAttributes{{1, 2, 0755, {{"user.a", std::string("\0\xFF", 2)}}}, {}}))};
+  return {bytes_of(store::encode(store::PendingAttributes{{1, 2, 0755, {{"user.a", std::string("\0\xFF", 2)}}}, {}, {}})),
+          bytes_of(store::encode(store::PendingAttributes{
+              {}, {}, {.hold = "audit", .deadline = Time{5}, .policy = "nightly", .trashed = {}}})),
+          bytes_of(store::encode(store::PendingAttributes{
+              {}, {}, {.hold = {}, .deadline = {}, .policy = {}, .trashed = catalog::Trashed{Time{1}, Time{2}}}}))};
 }
 
 }  // namespace varve::fuzz

@@ -15,6 +15,7 @@ const std::vector<Target>& targets() {
       {"log-record", fuzz_log_record, log_record_seeds},
       {"checkpoint", fuzz_checkpoint, checkpoint_seeds},
       {"settings", fuzz_settings, settings_seeds},
+      {"policies", fuzz_policies, policies_seeds},
       {"attributes", fuzz_attributes, attributes_seeds},
       {"journal", fuzz_journal, journal_seeds},
       {"journal-records", fuzz_journal_records, journal_records_seeds},

@@ -57,7 +57,12 @@ Seeds request_seeds() {
                    R"({"command":"diff","a":{"image":"a@b"},"b":{"disk":"a","snapshot":"c"}})",
                    R"({"command":"collect"})",
                    R"({"command":"du","images":[{"image":"a@b"}]})", R"({"command":"free","bytes":5,"yes":true})",
-                   R"({"command":"rm","images":[{"disk":"a","snapshot":"b"}],"dry_run":true})"});
+                   R"({"command":"rm","images":[{"disk":"a","snapshot":"b"}],"dry_run":true})",
+                   R"({"command":"limit","set":{"snapshots":3,"live_bytes":null}})", R"({"command":"list","trash":true})",
+                   R"({"command":"trash","keep":60,"empty":true})", R"({"command":"undelete","image":"a@b","as":"c"})",
+                   R"({"command":"prune","disk":"a","keep":{"last":3,"daily":"all","within":"1y2m"},"dry_run":true})",
+                   R"({"command":"policy","action":"add","policy":{"name":"n","disks":["*"],"at":["02:30"],"days":["mon"],"pattern":"n-%F"}})",
+                   R"({"command":"policy","action":"list"})", R"({"command":"policy","action":"run","name":"n"})"});
 }
 
 void fuzz_names(Input input) {

@@ -21,6 +21,7 @@
 #include <string>
 #include <vector>
 
+#include "varve/catalog/care.h"
 #include "varve/chunks/ref.h"
 #include "varve/core/result.h"
 #include "varve/core/sync.h"
@@ -53,6 +54,7 @@ struct SnapshotEntry {
   std::uint64_t stored_bytes = 0;   ///< new payload its commit wrote
   Attributes directory;
   Attributes image;
+  Care care;
 };
 
 /// What a disk log adds up to.
@@ -60,9 +62,11 @@ struct DiskState {
   DiskId id;
   std::string name;
   bool removed = false;  ///< the disk is gone; the log stays so that the id is never used again
+  bool hidden = false;   ///< its directory was removed; what is left of it is in the trash
   Time created;
   Attributes directory;
   Attributes live_image;
+  Limits limits;
   SnapshotId high_water;  ///< highest snapshot id ever logged: survives deletions (rule 5)
   /// Shared between copies of the state and never changed: a rename puts a new entry in its stead. Never null.
   std::map<SnapshotId, std::shared_ptr<const SnapshotEntry>> snapshots;
@@ -82,8 +86,8 @@ inline constexpr ByteCount kMaxCheckpointSize{256 * kMiB};
 ///
 /// Every append returns when its record is durable. Its errors, the state unchanged by each:
 ///   kind refused   the record would not fit the log: EINVAL (name, mode, xattr name, id not above the high-water mark,
-///                  parent not below the id), EEXIST (the name is another snapshot's), ENOENT (no such snapshot),
-///                  ENOTEMPTY (removing a disk with snapshots), E2BIG (kMaxRecordSize), ESTALE (the disk is removed)
+///                  parent not below the id, hold), EEXIST (the name is another snapshot's), ENOENT (no such snapshot),
+///                  ENOTEMPTY (removing a disk with snapshots, hiding one with some that are not in the trash), E2BIG (kMaxRecordSize), ESTALE (the disk is removed)
 ///   kind system    the store refused (ENOSPC, ...) and the record is known not to be there: try again at will
 ///   kind latched   EIO. Unsettled: nobody knows whether the record is there; each later append tries to find out
 ///                  first, and when it was there, state() has it from then on (an append of the same content then
@@ -114,8 +118,12 @@ class DiskLog {
   [[nodiscard]] Status append_deleted(SnapshotId id);
   [[nodiscard]] Status append_snapshot_renamed(SnapshotId id, const std::string& name);
   [[nodiscard]] Status append_snapshot_attributes(SnapshotId id, const Attributes& directory, const Attributes& image);
+  /// Also its name: what comes back from the trash may get another.
+  [[nodiscard]] Status append_snapshot_care(SnapshotId id, const std::string& name, const Care& care);
   [[nodiscard]] Status append_disk_renamed(const std::string& name);
   [[nodiscard]] Status append_disk_attributes(const Attributes& directory, const Attributes& live_image);
+  [[nodiscard]] Status append_limits(const Limits& limits);
+  [[nodiscard]] Status append_hidden(bool hidden);
   [[nodiscard]] Status append_removed();
   /// Writes a checkpoint if checkpoint_interval() records came since the last, and removes all but the two newest
   /// once it is durable. Called after each append by whoever has time for it; failing is only slower.

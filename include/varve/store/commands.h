@@ -12,6 +12,15 @@
 //   {"command": "du"[, "images": [{IMAGE}, …]]}                  none: the whole store
 //   {"command": "rm", "images": [{IMAGE}, …][, "dry_run": true]} snapshots
 //   {"command": "free", "bytes": N[, "disk": NAME][, "yes": true]}
+//   {"command": "limit"[, "disk": NAME][, "set": {"snapshots": N or null, "snapshot_bytes": …, "live_bytes": …}]}
+//   {"command": "list", "trash": true[, "disk": NAME]}
+//   {"command": "trash"[, "keep": SECONDS][, "empty": true]}
+//   {"command": "undelete", IMAGE[, "as": NAME]}                 IMAGE is looked for in the trash
+//   {"command": "prune", "disk": NAME, "keep": {"last": N, …, "within": "1y2m3d4h"}[, "dry_run": true]}
+//   {"command": "policy", "action": "list"}
+//   {"command": "policy", "action": "add", "policy": {"name", "disks": [PATTERN…], "every": SECONDS or "at": ["HH:MM"…]
+//                                                     [, "days": ["mon"…]], "pattern"[, "keep"]}}
+//   {"command": "policy", "action": "show", "remove", "pause", "resume" or "run", "name": NAME}
 //
 // IMAGE is either "disk": NAME with an optional "snapshot": NAME, or "image": "DISK" or "DISK@SNAPSHOT" as people write
 // it. Names may contain '@': every reading is tried, and one that is not the only one possible is refused (EINVAL).

@@ -15,6 +15,8 @@
 namespace varve::store {
 
 using catalog::Attributes;
+using catalog::Care;
+using catalog::Limits;
 
 enum class SnapshotStateKind { pending, complete };
 
@@ -32,6 +34,15 @@ struct SnapshotInfo {
   std::uint64_t stored_bytes = 0;  ///< 0 while pending
   Attributes directory;
   Attributes image;
+  Care care;
+};
+
+/// What counts against limits: a snapshot with the size of its image, whatever it takes, unless it is in the trash.
+struct Usage {
+  std::uint64_t snapshots = 0;
+  std::uint64_t snapshot_bytes = 0;
+  std::uint64_t live_bytes = 0;
+  friend bool operator==(const Usage&, const Usage&) = default;
 };
 
 /// Somebody has an image open; counted until it goes. Move-only.
@@ -64,7 +75,13 @@ class Disk {
   [[nodiscard]] virtual Status change_directory_attributes(const std::function<Status(Attributes&)>& change) = 0;
   [[nodiscard]] virtual Status change_image_attributes(const std::function<Status(Attributes&)>& change) = 0;
 
-  // --- live image ---
+  // --- limits ---
+  [[nodiscard]] virtual Limits limits() const = 0;
+  [[nodiscard]] virtual Usage usage() const = 0;
+  /// Durable on return. Less than there is refuses only growth.
+  [[nodiscard]] virtual Status set_limits(const Limits& limits) = 0;
+
+  // --- live image. Whatever makes it larger: EDQUOT beyond a limit of the disk or the store ---
   /// Reads, writes, flushes and seeks go straight to it.
   [[nodiscard]] virtual disk::LiveDisk& live() = 0;
   /// EEXIST when there is one.
@@ -83,14 +100,21 @@ class Disk {
   /// ENOENT when there is none.
   [[nodiscard]] virtual Result<SnapshotInfo> find_snapshot(std::string_view name) const = 0;
   [[nodiscard]] virtual Result<SnapshotInfo> snapshot(SnapshotId id) const = 0;
-  /// ENODATA without a live image, EEXIST, EINVAL, ENAMETOOLONG. Durable on return. The image's attributes are those
-  /// of the live image.
+  /// ENODATA without a live image, EEXIST, EINVAL, ENAMETOOLONG, EDQUOT (a limit of the disk or the store). Durable on
+  /// return. The image's attributes are those of the live image.
   [[nodiscard]] virtual Result<SnapshotInfo> take_snapshot(const std::string& name, const Attributes& directory) = 0;
-  /// EBUSY while its image is open (after kLateReleaseWait).
+  /// Into the trash, if the store keeps one, else for good. EBUSY while its image is open (after kLateReleaseWait) and
+  /// while it is held.
   [[nodiscard]] virtual Status remove_snapshot(SnapshotId id) = 0;
+  /// For good, also from the trash. EBUSY as above.
+  [[nodiscard]] virtual Status delete_snapshot(SnapshotId id) = 0;
   /// EEXIST.
   [[nodiscard]] virtual Status rename_snapshot(SnapshotId id, const std::string& name) = 0;
   [[nodiscard]] virtual Status change_snapshot_attributes(SnapshotId id, const std::function<Status(Attributes&)>& change) = 0;
+  /// `change` edits a copy of hold and deadline; durable on return. EINVAL.
+  [[nodiscard]] virtual Status change_snapshot_care(SnapshotId id, const std::function<Status(Care&)>& change) = 0;
+  /// What is in the trash, by id: none of it is found by the functions above and below.
+  [[nodiscard]] virtual std::vector<SnapshotInfo> trash() const = 0;
   [[nodiscard]] virtual Result<ImageUse> use_snapshot(SnapshotId id) = 0;
   /// EIO is logged with disk, snapshot, offset and pack.
   [[nodiscard]] virtual Result<std::size_t> read_snapshot(SnapshotId id, ByteOffset at, std::span<std::byte> out) = 0;

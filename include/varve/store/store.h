@@ -1,6 +1,7 @@
 // The store: owns everything below it. Opens and recovers, keeps disks, runs commits and upkeep in the background.
 #pragma once
 
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -42,6 +43,7 @@ struct OpenOptions {
   bool assume_power_loss = false;  ///< trust no change map
   /// Commits, moves home, tidying, locator and collect run by themselves. Off: tests drive them by hand (step_*).
   bool background = true;
+  Clock clock = now;  ///< by which deadlines pass, the trash is emptied and policies are due
   std::string purpose;  ///< who holds the store, for those refused: "mounted at /mnt/v by process 123"
 };
 
@@ -65,6 +67,15 @@ struct ImageName {
   std::shared_ptr<Disk> disk;
   SnapshotId snapshot;  ///< 0: the live image
 };
+
+struct TrashedSnapshot {
+  std::shared_ptr<Disk> disk;
+  std::string disk_name;
+  bool disk_removed = false;  ///< the disk's directory was removed, too: it comes back with the snapshot
+  SnapshotInfo info;
+};
+
+class Policies;
 
 struct CheckReport {
   snapshot::Checked records;
@@ -116,7 +127,8 @@ class Store {
   /// EEXIST, EINVAL, ENAMETOOLONG.
   [[nodiscard]] virtual Result<std::shared_ptr<Disk>> create_disk(const std::string& name,
                                                                   const Attributes& directory) = 0;
-  /// ENOTEMPTY unless it has neither image nor snapshots.
+  /// ENOTEMPTY unless it has neither image nor snapshots. What of it is in the trash stays there, and with it the disk,
+  /// seen by nobody.
   [[nodiscard]] virtual Status remove_disk(DiskId id) = 0;
   [[nodiscard]] virtual Status rename_disk(DiskId id, const std::string& name) = 0;
   /// Time of the last change of the root's entries.
@@ -124,8 +136,30 @@ class Store {
   [[nodiscard]] virtual Attributes root_attributes() const = 0;
   [[nodiscard]] virtual Status change_root_attributes(const std::function<Status(Attributes&)>& change) = 0;
 
+  /// Of all disks together; see Disk. Durable on return.
+  [[nodiscard]] virtual Limits limits() const = 0;
+  [[nodiscard]] virtual Usage usage() const = 0;
+  [[nodiscard]] virtual Status set_limits(const Limits& limits) = 0;
+
+  // --- the trash ---
+  /// How long what is deleted from now on can be had back; 0: not at all. Durable on return; EINVAL beyond a century.
+  [[nodiscard]] virtual std::chrono::seconds trash_keep() const = 0;
+  [[nodiscard]] virtual Status set_trash_keep(std::chrono::seconds keep) = 0;
+  /// What was deleted first comes first.
+  [[nodiscard]] virtual std::vector<TrashedSnapshot> trash() const = 0;
+  /// ENOENT (it went meanwhile), EEXIST (its name or its disk's is taken), EINVAL, EDQUOT.
+  [[nodiscard]] virtual Status undelete(const TrashedSnapshot& which, const std::string& as) = 0;
+  /// Deletes for good what is in the trash; how many.
+  [[nodiscard]] virtual Result<std::size_t> empty_trash() = 0;
   /// As Disk::remove_snapshot, for who does not do it for the kernel.
   [[nodiscard]] virtual Status remove_snapshot(const std::shared_ptr<Disk>& disk, SnapshotId id) = 0;
+
+  /// By OpenOptions::clock.
+  [[nodiscard]] virtual Time time() const = 0;
+  /// Scheduled snapshots.
+  [[nodiscard]] virtual Policies& policies() const = 0;
+  /// Follows one now, due or not, paused or not, as it would be by itself. ENOENT; what it skips is no error.
+  [[nodiscard]] virtual Status run_policy(const std::string& name) = 0;
 
   /// Copies between images as copy_file_range(2): shares refs where it can, copies bytes elsewhere, at most
   /// kMaxCopyReply; returns the bytes copied (0 at the source's end). EINVAL for overlapping ranges of one image.
@@ -178,6 +212,9 @@ class Store {
   /// its upkeep.
   [[nodiscard]] virtual Result<bool> step_commit(DiskId id) = 0;
   [[nodiscard]] virtual Status step_upkeep(DiskId id) = 0;
+  /// Does what is due by the clock: follows policies, deletes what has had its time, and empties the trash where there is
+  /// no space.
+  virtual void step_schedule() = 0;
 };
 
 }  // namespace varve::store
