@@ -233,9 +233,7 @@ void Filesystem::set_xattr(Request request, Ino ino, const std::string& name, st
   const auto node = find_node(store_, ino);
   if (!node) return fail(request, node.error());
   if (steers(node->id.kind, name)) return steer_snapshot(std::move(request), *node, name, std::move(value), flags);
-  if (space_of(name) != XattrSpace::user) {
-    return fail(request, why_not_settable(node->id.kind, name), is_directory(node->id.kind) ? ino : 0);
-  }
+  if (space_of(name) != XattrSpace::user) return fail(request, why_not_settable(node->id.kind, name));
   later(control_, std::move(request), [this, node = *node, name, value = std::move(value), flags](Request& held) {
     finish(held, change_attributes(node, [&](store::Attributes& attributes) {
              return set_user_xattr(attributes, name, value, flags);
@@ -256,9 +254,7 @@ void Filesystem::remove_xattr(Request request, Ino ino, const std::string& name)
   const auto node = find_node(store_, ino);
   if (!node) return fail(request, node.error());
   if (steers(node->id.kind, name)) return steer_snapshot(std::move(request), *node, name, std::nullopt, 0);
-  if (space_of(name) != XattrSpace::user) {
-    return fail(request, why_not_settable(node->id.kind, name), is_directory(node->id.kind) ? ino : 0);
-  }
+  if (space_of(name) != XattrSpace::user) return fail(request, why_not_settable(node->id.kind, name));
   later(control_, std::move(request), [this, node = *node, name](Request& held) {
     finish(held,
            change_attributes(node, [&](store::Attributes& attributes) { return remove_user_xattr(attributes, name); }));

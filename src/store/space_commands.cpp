@@ -136,13 +136,16 @@ json name_of(const SnapshotName& one) {
 }
 
 /// One after the other, as rmdir does it. Who is refused does not keep the others.
-json delete_all(Store& store, const std::vector<SnapshotName>& snapshots, const CommandContext& context) {
+enum class Trash { use, pass };
+json delete_all(Store& store, const std::vector<SnapshotName>& snapshots, Trash trash, const CommandContext& context) {
   json deleted = json::array();
   json failed = json::array();
   for (const SnapshotName& one : snapshots) {
     json name = name_of(one);
-    const Status done = context.stop() ? Status(fail(ECANCELED, ErrorKind::refused, "stopped before it"))
-                                       : store.remove_snapshot(one.disk, one.id);
+    Status done = context.stop() ? Status(fail(ECANCELED, ErrorKind::refused, "stopped before it"))
+                                 : store.remove_snapshot(one.disk, one.id);
+    // Where there is no trash it is gone already.
+    if (done && trash == Trash::pass) done = one.disk->delete_snapshot(one.id);
     if (done || done.error().code == ENOENT) {
       deleted.push_back(std::move(name));
     } else {
@@ -203,7 +206,7 @@ Result<json> run_rm(Store& store, const json& request, const CommandContext& con
     out["failed"] = json::array();
     return out;
   }
-  out.update(delete_all(store, snapshots, context));
+  out.update(delete_all(store, snapshots, Trash::use, context));
   // With those that stayed it is less.
   if (!out.at("failed").empty()) out["freed"] = nullptr;
   return out;
@@ -235,7 +238,7 @@ Result<json> run_free(Store& store, const json& request, const CommandContext& c
                                             "was deleted",
                                             plan.snapshots.size(), plan.freed.stored_bytes));
   }
-  out.update(delete_all(store, plan.snapshots, context));
+  out.update(delete_all(store, plan.snapshots, Trash::pass, context));
   return out;
 }
 

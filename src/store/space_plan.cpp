@@ -19,7 +19,7 @@ struct Candidate {
   bool known = false;
 };
 
-bool may_be_deleted(const SnapshotInfo& snapshot) { return snapshot.state == SnapshotStateKind::complete; }
+bool may_be_deleted(const SnapshotInfo& snapshot) { return snapshot.state == SnapshotStateKind::complete && !snapshot.care.hold; }
 
 std::vector<Candidate> candidates_of(const std::vector<std::shared_ptr<Disk>>& disks) {
   std::vector<Candidate> all;
