@@ -101,8 +101,8 @@ struct LiveDiskOptions {
   std::uint64_t compact_journal_at = 16 * kMiB;
   /// Asked before the image gets another size, and told the size it has when that is done or has failed; never two at once
   /// for one disk, and not while it is opened. An error refuses it, with nothing changed. Must not call the disk.
-  std::function<Status(ByteCount size)> before_size;
-  std::function<void(ByteCount size)> after_size;
+  std::function<Status(ByteCount size)> before_size{};
+  std::function<void(ByteCount size)> after_size{};
 };
 
 struct LiveDiskCounters {
