@@ -67,7 +67,7 @@ fuse::MountOptions fuse_options(const MountRequest& request, const MemoryPlan& p
   return options;
 }
 
-/// The whole of varve, a few lines a part: the store, which assembles the layers below itself (src/store/store.cpp);
+/// The whole of varve, a few lines a part: the store, which assembles the layers below itself (src/store/open_store.cpp);
 /// the kernel's door to it; the command line's door to it. Returns when the mount has ended and everything is closed.
 Status serve(const MountRequest& request, Readiness& readiness) {
   const auto plan = plan_memory(usable_memory());

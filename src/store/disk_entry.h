@@ -6,13 +6,19 @@
 //     until it is deleted. Whoever lists both reads pending first and the log after, and prefers the log.
 //  2. operations_ serialises everything that changes the set of snapshots or the existence of the image, the hand-over
 //     of a commit included; the long part of a commit runs without it.
-//  3. names_ has exactly one entry for each snapshot that is not in the trash, whatever its state. While the log is in doubt (an append of unknown
+//  3. names_ has exactly one entry for each snapshot that is not in the trash, whatever its state. While the log is in
+//  doubt (an append of unknown
 //     outcome) nothing that needs a free name begins before it is settled; then names_ is made anew.
 //  4. Lock order: an image kept closed (ImageUses), operations_, upkeep_mutex_, then the leaves alias_mutex_,
-//     images_mutex_, commit_mutex_, and those of names_ and the quota. No lock is held while anyone waits for a RELEASE.
+//     images_mutex_, commit_mutex_, and those of names_ and the quota. No lock is held while anyone waits for a
+//     RELEASE.
 //  5. What a log record of unknown outcome stands on stays held until the log is settled: the record may be there.
 //  6. A snapshot that the log has is deleted there only when its root is P for good (rule 4): unsettled_ names those of
 //     which that is not known.
+//
+// Its parts are in several files: disk_entry.cpp has opening, attributes, the live image, upkeep and the end;
+// disk_entry_snapshots.cpp what users do with snapshots; disk_entry_care.cpp holds, deadlines and the trash;
+// disk_entry_commit.cpp the way from pending to complete; parent.cpp what P is when its snapshot was deleted.
 #pragma once
 
 #include <atomic>
@@ -40,7 +46,8 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
  public:
   /// Opens the live side and finishes what a crash interrupted: a snapshot that the log has is no longer pending
   /// (rules 4 and 5).
-  [[nodiscard]] static Result<std::shared_ptr<DiskEntry>> open(Services& services, std::unique_ptr<catalog::DiskLog> log,
+  [[nodiscard]] static Result<std::shared_ptr<DiskEntry>> open(Services& services,
+                                                               std::unique_ptr<catalog::DiskLog> log,
                                                                disk::LiveDiskOptions options,
                                                                std::function<void()> commit_wanted);
   ~DiskEntry() override;
@@ -83,11 +90,11 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   void visit_roots(const std::function<void(const chunks::MaybeRef&)>& visit) override;
 
   // --- for the store ---
-  /// take_snapshot(), noting the policy that wants it. `limited`: it needs a place within the limits, as all do but what
-  /// is taken for the time of a clone.
+  /// take_snapshot(), noting the policy that wants it. `limited`: it needs a place within the limits, as all do but
+  /// what is taken for the time of a clone.
   enum class Limited { yes, no };
-  [[nodiscard]] Result<SnapshotInfo> take(const std::string& name, const Attributes& directory, const std::string& policy,
-                                          Limited limited);
+  [[nodiscard]] Result<SnapshotInfo> take(const std::string& name, const Attributes& directory,
+                                          const std::string& policy, Limited limited);
   /// delete_snapshot(), if it is still wanted at the moment in which nothing else can change; ECANCELED (refused).
   using StillWanted = std::function<bool(const SnapshotInfo&)>;
   [[nodiscard]] Status delete_while(SnapshotId id, const StillWanted& wanted);
@@ -99,8 +106,8 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   [[nodiscard]] bool hidden() const { return log_->state()->hidden; }
   /// Hides it or brings it back. ENOTEMPTY while it has an image, or snapshots that are not in the trash.
   [[nodiscard]] Status set_hidden(bool hidden);
-  /// Deletes what has had its time: snapshots behind their deadline and not held, and what was long enough in the trash.
-  /// Those that users saw.
+  /// Deletes what has had its time: snapshots behind their deadline and not held, and what was long enough in the
+  /// trash. Those that users saw.
   [[nodiscard]] std::vector<SnapshotInfo> end_what_is_over(Time time);
   /// When end_what_is_over() next has something to do, or earlier.
   [[nodiscard]] Time next_end() const { return Time{next_end_.load()}; }
@@ -109,7 +116,8 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   /// The live image becomes `root`; `root` is held by the caller. EBUSY while it is open for writing.
   [[nodiscard]] Status replace_image(const catalog::SnapshotEntry& snapshot);
   [[nodiscard]] Status rename(const std::string& name);
-  /// ENOTEMPTY, also while there is something in the trash; on success the disk is gone: its files are removed and every later operation fails with ENOENT.
+  /// ENOTEMPTY, also while there is something in the trash; on success the disk is gone: its files are removed and
+  /// every later operation fails with ENOENT.
   [[nodiscard]] Status remove();
   /// As remove(), whatever it holds: for a disk that nobody but its maker has seen.
   [[nodiscard]] Status discard();
@@ -121,8 +129,8 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   [[nodiscard]] Result<bool> commit_one();
   /// A slice of upkeep: moves home, tidies, checkpoints. True when there is more to do now.
   [[nodiscard]] Result<bool> upkeep();
-  /// When the snapshot that P is was deleted: P becomes the map of the one before it. ECANCELED and the like are left to
-  /// the next round of upkeep.
+  /// When the snapshot that P is was deleted: P becomes the map of the one before it. ECANCELED and the like are left
+  /// to the next round of upkeep.
   [[nodiscard]] Status let_parent_fall_back();
   [[nodiscard]] Status close();
   [[nodiscard]] const catalog::DiskLog& log() const { return *log_; }
