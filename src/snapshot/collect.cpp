@@ -77,7 +77,7 @@ class Marker {
   std::vector<Ref> new_roots() {
     std::vector<Ref> roots;
     chunks_.registry().visit_roots([&](const MaybeRef& root) {
-      if (root && walked_.insert(*root).second) roots.push_back(*root);
+      if (root && walked_roots_.insert(*root).second) roots.push_back(*root);
     });
     return roots;
   }
@@ -91,9 +91,10 @@ class Marker {
       return false;
     }
     if (options_.pace && ++visited_ % kPaceEvery == 0) options_.pace(kPaceEvery, 0);
-    const bool is_new = live_.insert(ref);
-    // A node may be alive already as what a delta stands on, and what is below it not.
-    return kind == RecordKind::node ? walked_nodes_.insert(ref) : is_new;
+    live_.insert(ref);
+    // It may be alive already as what a delta stands on, and what is below it, or it stands on itself, not. (No chunk that
+    // a delta stands on stands on anything, unless somebody forged it.)
+    return walked_.insert(ref);
   }
 
   void note_damage(const Ref& ref, const Error& error) {
@@ -104,8 +105,8 @@ class Marker {
   const CollectOptions& options_;
   std::uint64_t visited_ = 0;
   RecordSet live_;
-  RecordSet walked_nodes_;
-  std::unordered_set<Ref> walked_;
+  RecordSet walked_;
+  std::unordered_set<Ref> walked_roots_;
   std::optional<Error> unreadable_;
   bool stopped_ = false;
 };

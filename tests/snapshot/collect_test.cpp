@@ -58,6 +58,44 @@ TEST(Collect, CountsLiveRecordsOnce) {
   EXPECT_EQ(collect(world).live_records, 19u);
 }
 
+TEST(Collect, KeepsWhatADeltaStandsOnThatAForgedOneStandsOn) {
+  World world;
+  const MaybeRef full = world.build({}, {{7, 1}});
+  const auto put_delta = [&](chunks::RootRegistry::Hold& hold, const Ref& base, Bytes& bytes) {
+    const Bytes before = bytes;
+    bytes[bytes.size() / 2] ^= std::byte{1};
+    chunks::RecordWriter writer(*world.store, hold);
+    auto encoded = chunks::encode_chunk_delta(before, bytes, {}).value();
+    const Ref ref = writer.append_delta(world.store->digest(bytes), base, std::move(*encoded)).value();
+    EXPECT_TRUE(writer.finish());
+    return ref;
+  };
+  MaybeRef root;
+  Bytes bytes = content(1);
+  Bytes wanted;
+  {
+    chunks::RootRegistry::Hold hold(world.registry);
+    const Ref delta = put_delta(hold, *chunks::ChunkMap(*world.store, full).find(ChunkIndex{7}).value(), bytes);
+    wanted = bytes;
+    const Ref forged = put_delta(hold, delta, bytes);
+    chunks::RecordWriter writer(*world.store, hold);
+    chunks::MapBuilder builder(*world.store, writer, {});
+    // The forged one is met first.
+    ASSERT_TRUE(builder.set(ChunkIndex{1}, forged));
+    ASSERT_TRUE(builder.set(ChunkIndex{2}, delta));
+    root = builder.finish().value();
+    ASSERT_TRUE(writer.finish());
+    world.roots.add(root);
+  }
+  world.roots.remove(full);
+  collect(world);
+  world.reopen();
+  const Ref ref = *chunks::ChunkMap(*world.store, root).find(ChunkIndex{2}).value();
+  const auto read = world.store->load_chunk(ref);
+  ASSERT_TRUE(read) << read.error().message;
+  EXPECT_TRUE(**read == wanted);
+}
+
 TEST(Collect, KeepsWhatAHoldKeeps) {
   World world;
   auto hold = std::make_unique<chunks::RootRegistry::Hold>(world.registry);
