@@ -74,7 +74,7 @@ class Comparison {
   Result<BytesPointer> load(ChunkIndex chunk, const DiffSide& side, const MaybeRef& ref) {
     const std::uint64_t at = geometry_.start_of(chunk).value();
     if (!ref || at >= side.size.value()) return BytesPointer{};
-    auto bytes = chunks_.load_chunk(*ref);
+    auto bytes = chunks_.load_chunk_once(*ref);
     if (!bytes) return tl::unexpected(bytes.error().in(fmt::format("chunk {} (bytes from {})", chunk.value(), at)));
     const std::uint64_t readable = side.size.value() - at;
     // Nobody reads behind the end, so what a map may have there is no difference.

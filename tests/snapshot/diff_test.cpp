@@ -111,8 +111,10 @@ TEST_F(DiffTest, FindsExactlyTheBlocksThatDiffer) {
     const Image b = image_of(random() % 8 == 0 ? random_image(random, 40) : changed(a.bytes, random));
     const auto extents = expected(a.bytes, b.bytes);
     differing += extents.size();
+    world.store->drop_caches();
     const auto there = diff(a, b);
     ASSERT_OK(there);
+    ASSERT_EQ(world.store->counters().chunk_cache_used, 0U) << "what guests read was pushed out";
     ASSERT_EQ(*there, extents);
     const auto back = diff(b, a);
     ASSERT_OK(back);
