@@ -57,10 +57,14 @@ Result<BytesPointer> ChunkStore::Implementation::load_once(const Ref& ref, Recor
   return read(ref, kind);
 }
 
-Result<BytesPointer> ChunkStore::Implementation::read(const Ref& ref, RecordKind kind) {
+Result<BytesPointer> ChunkStore::Implementation::read(const Ref& ref, RecordKind kind, BytesPointer* base_bytes) {
   return packs.read_record(ref, kind, plain_bytes(kind), [&](const Ref& base) -> Result<BytesPointer> {
-    if (BytesPointer cached = cache_for(kind).peek(base)) return cached;
-    return packs.read_record(base, kind, plain_bytes(kind), {});
+    BytesPointer bytes = cache_for(kind).peek(base);
+    if (bytes == nullptr) {
+      VARVE_TRY_ASSIGN(bytes, packs.read_record(base, kind, plain_bytes(kind), {}));
+    }
+    if (base_bytes != nullptr) *base_bytes = bytes;
+    return bytes;
   });
 }
 
@@ -105,6 +109,13 @@ Result<BytesPointer> ChunkStore::load_node(const Ref& ref) {
 
 Result<BytesPointer> ChunkStore::load_chunk_once(const Ref& ref) {
   return implementation_->load_once(ref, RecordKind::full);
+}
+Result<ChunkStore::ChunkAndBase> ChunkStore::load_chunk_and_base_once(const Ref& ref) {
+  ChunkAndBase loaded{peek_chunk(ref), nullptr};
+  if (loaded.bytes == nullptr) {
+    VARVE_TRY_ASSIGN(loaded.bytes, implementation_->read(ref, RecordKind::full, &loaded.base_bytes));
+  }
+  return loaded;
 }
 Result<MaybeRef> ChunkStore::base_of(const Ref& ref) {
   return implementation_->packs.base_of(ref);

@@ -96,20 +96,6 @@ std::optional<PackName> parse_pack_name(std::string_view folder, std::string_vie
   return PackName{PackId{id}, generation};
 }
 
-void put_digest(ByteWriter& out, const Digest& digest) {
-  for (const std::uint64_t half : {digest.high, digest.low}) {
-    for (int shift = 56; shift >= 0; shift -= 8) out.put(static_cast<std::uint8_t>(half >> shift));
-  }
-}
-
-Digest get_digest(ByteReader& in) {
-  Digest digest;
-  for (std::uint64_t* half : {&digest.high, &digest.low}) {
-    for (int i = 0; i < 8; ++i) *half = *half << 8 | in.get<std::uint8_t>();
-  }
-  return digest;
-}
-
 void put_header(std::vector<std::byte>& pack) {
   ByteWriter out(pack);
   out.put_text(kHeaderMagic);

@@ -71,7 +71,8 @@
 //     full    a chunk, encoded by the entry's codec
 //     node    a map node, encoded by the entry's codec
 //     delta    0  b/8   bitmap of changed 4 KiB blocks, b = chunk size / 4096, rounded up to bytes; block i is bit
-//                       i % 8 of byte i / 8; at least one is set, and at most half
+//                       i % 8 of byte i / 8; at least one is set (and at most half by any writer of
+//                       ours: more would not pay)
 //                    …  the changed blocks in ascending order, encoded together by the entry's codec
 //     node     0    2   length m of what follows when decoded, 32 + 28 for each slot that differs from the base
 //     delta    2     …  encoded by the entry's codec: bitmap of these slots, 32 bytes, slot i is bit i % 8 of byte i / 8;
@@ -113,7 +114,7 @@
 #include "varve/chunks/codec.h"
 #include "varve/chunks/ref.h"
 #include "varve/core/bytes.h"
-#include "varve/core/digest.h"
+#include "varve/core/digest_bytes.h"
 #include "varve/core/result.h"
 #include "varve/core/units.h"
 
@@ -125,7 +126,6 @@ constexpr std::uint16_t kVersion = 1;
 constexpr std::size_t kHeaderSize = 16;
 constexpr std::size_t kEntrySize = 40;
 constexpr std::size_t kTrailerSize = 64;
-constexpr std::size_t kDigestSize = 16;
 constexpr std::uint32_t kMaxRecords = 65536;
 constexpr std::uint64_t kSectionMask = 0xFF;  ///< the bits of a pack id that number its section
 
@@ -146,8 +146,8 @@ struct PackName {
 
 // ---- digests
 
-void put_digest(ByteWriter& out, const Digest& digest);
-[[nodiscard]] Digest get_digest(ByteReader& in);
+using varve::get_digest;
+using varve::put_digest;
 
 // ---- packs
 

@@ -26,17 +26,20 @@ Result<std::optional<Outcome>> EncoderTask::complete(const chunks::BytesPointer&
   return std::nullopt;
 }
 
-Result<std::optional<Outcome>> EncoderTask::try_delta(const chunks::BytesPointer& parent_bytes) const {
+Result<std::optional<Outcome>> EncoderTask::try_delta(const chunks::ChunkStore::ChunkAndBase& loaded) const {
   const auto below = chunks.base_of(*parent);
   if (!below) return std::nullopt;
-  chunks::BytesPointer base_bytes = parent_bytes;
+  chunks::BytesPointer base_bytes = loaded.bytes;
   if (*below) {
     // A forged one may be a delta itself, which reads well only as long as it is in the cache.
     const auto further = chunks.base_of(**below);
     if (!further || *further) return std::nullopt;
-    const auto loaded = chunks.load_chunk_once(**below);
-    if (!loaded) return std::nullopt;
-    base_bytes = *loaded;
+    base_bytes = loaded.base_bytes;
+    if (base_bytes == nullptr) {
+      const auto base = chunks.load_chunk_once(**below);
+      if (!base) return std::nullopt;
+      base_bytes = *base;
+    }
   }
   VARVE_TRY_ASSIGN(auto encoded, chunks::encode_chunk_delta(*base_bytes, bytes, chunks.options().compression));
   if (!encoded) return std::nullopt;
@@ -44,19 +47,20 @@ Result<std::optional<Outcome>> EncoderTask::try_delta(const chunks::BytesPointer
 }
 
 Result<Outcome> EncoderTask::run() {
-  chunks::BytesPointer parent_bytes;
+  chunks::ChunkStore::ChunkAndBase in_parent;
   const bool same_digest = parent && !changed && parent->digest == digest;
   if (parent && (changed || same_digest || maybe_delta)) {
     // One that does not load is merely of no help.
-    if (auto loaded = chunks.load_chunk_once(*parent)) parent_bytes = std::move(*loaded);
+    if (auto loaded = chunks.load_chunk_and_base_once(*parent)) in_parent = std::move(*loaded);
   }
+  const chunks::BytesPointer& parent_bytes = in_parent.bytes;
   VARVE_TRY_ASSIGN(auto done, complete(parent_bytes));
   if (done) return std::move(*done);
   if (parent_bytes != nullptr && parent->digest == digest && same_bytes(*parent_bytes, bytes)) {
     return Outcome{Outcome::Kind::parent, {}, {}, {}, {}};
   }
   if (parent_bytes != nullptr && (changed || maybe_delta)) {
-    VARVE_TRY_ASSIGN(auto delta, try_delta(parent_bytes));
+    VARVE_TRY_ASSIGN(auto delta, try_delta(in_parent));
     if (delta) return std::move(*delta);
   }
   VARVE_TRY_ASSIGN(chunks::Encoded encoded, chunks::encode_payload(bytes, chunks.options().compression));

@@ -35,7 +35,7 @@ struct EncoderTask {
 
  private:
   Result<std::optional<Outcome>> complete(const chunks::BytesPointer& parent_bytes);
-  Result<std::optional<Outcome>> try_delta(const chunks::BytesPointer& parent_bytes) const;
+  Result<std::optional<Outcome>> try_delta(const chunks::ChunkStore::ChunkAndBase& loaded) const;
 };
 
 }  // namespace varve::snapshot

@@ -250,6 +250,61 @@ TEST_F(DeltaRecords, NodesThatChangeLittleAreDeltasOnOneFullNode) {
   EXPECT_GT(deltas, 20u);
 }
 
+TEST_F(DeltaRecords, ANodeIsNeverMadeADeltaOnADelta) {
+  format::NodeSlots slots;
+  for (std::size_t i = 0; i < 200; ++i) slots[i] = some_ref(i);
+  // What only a forger would write: a node delta on a node delta.
+  constexpr PackId kForged{0xAB00};
+  Bytes pack;
+  format::Table table;
+  format::put_header(pack);
+  std::vector<Bytes> nodes;
+  for (std::uint32_t i = 0; i < 3; ++i) {
+    slots[i] = some_ref(700 + i);
+    nodes.push_back(node_of(slots, 0));
+    const Encoded encoded = i == 0 ? encode_payload(nodes[0], {}).value()
+                                   : *encode_delta(RecordKind::node_delta, nodes[i - 1], nodes[i], {}).value();
+    table.entries.push_back({digest_of(nodes[i]), static_cast<std::uint32_t>(pack.size()),
+                             static_cast<std::uint32_t>(encoded.bytes.size()), static_cast<std::uint32_t>(nodes[i].size()),
+                             i == 0 ? RecordKind::node : RecordKind::node_delta, encoded.codec});
+    if (i > 0) table.bases.push_back({i, Ref{kForged, i - 1, digest_of(nodes[i - 1])}});
+    pack.insert(pack.end(), encoded.bytes.begin(), encoded.bytes.end());
+  }
+  format::put_table_and_trailer(pack, kForged, 0, table);
+  objects.set(format::pack_name(kForged, 0), pack);
+
+  slots[9] = some_ref(900);
+  const Bytes next = node_of(slots, 0);
+  for (std::uint32_t similar = 0; similar < 3; ++similar) {
+    RootRegistry::Hold hold(registry);
+    RecordWriter writer(*store, hold);
+    const Ref ref = writer.put_node(next, Ref{kForged, similar, digest_of(nodes[similar])}).value();
+    ASSERT_TRUE(writer.finish());
+    const MaybeRef base = store->base_of(ref).value();
+    EXPECT_EQ(base.has_value(), similar < 2) << similar;
+    EXPECT_EQ(base ? base->ordinal : 0u, 0u);
+    locator = make_memory_locator();
+    reopen();
+  }
+}
+
+TEST_F(DeltaRecords, AndWhatTheyStandOnAreReadOnceTogether) {
+  const Bytes plain = make_chunk(1);
+  const Ref base = put_one(plain);
+  const Bytes after = changed(plain, 1, 1);
+  const Ref ref = put_delta(base, after);
+  store->drop_caches();
+  const std::size_t before = store->counters().records_loaded;
+  const auto loaded = store->load_chunk_and_base_once(ref);
+  ASSERT_TRUE(loaded) << loaded.error().message;
+  EXPECT_EQ(store->counters().records_loaded - before, 2u);
+  EXPECT_TRUE(*loaded->bytes == after);
+  ASSERT_NE(loaded->base_bytes, nullptr);
+  EXPECT_TRUE(*loaded->base_bytes == plain);
+  EXPECT_EQ(store->counters().chunk_cache_used, 0u);
+  EXPECT_EQ(store->load_chunk_and_base_once(base)->base_bytes, nullptr);
+}
+
 TEST_F(DeltaRecords, AWalkReachesWhatDeltasStandOn) {
   std::vector<Bytes> plains;
   for (std::uint64_t i = 0; i < 300; ++i) plains.push_back(make_chunk(i));

@@ -2,8 +2,9 @@
 // digest on every load from disk and keeps what it decoded in two byte-bounded caches (chunks; nodes and tables).
 //
 // Memory: the two budgets, plus one pack under construction per RecordWriter (pack_bytes + one record + its table).
-// A pack table costs 32 bytes a record: for a 16 MiB pack of 64 KiB chunks at ratio 2.5, 20 KiB; so the tables' quarter
-// of a node cache of 64 MiB knows 13 GiB of packs, or 32 GiB of chunks. A map leaf costs up to 7 KiB: the rest knows
+// A pack table costs 32 bytes a record, 72 a delta: for a 16 MiB pack of 64 KiB chunks at ratio 2.5, 20 KiB; so the
+// tables' quarter of a node cache of 64 MiB knows 13 GiB of packs, or 32 GiB of chunks (of small deltas alone, which store
+// some 1.5 KiB for a block, 300 MiB of packs, or 800 MiB of changed blocks). A map leaf costs up to 7 KiB: the rest knows
 // 7,000 of them, 110 GiB of image.
 #pragma once
 
@@ -26,7 +27,7 @@ namespace varve::chunks {
 constexpr std::size_t kPackTarget = 16 * kMiB;  ///< a pack is closed when it has grown to this
 constexpr std::uint64_t kMaxPackSize = 64 * kMiB;  ///< a larger one is refused as damaged
 
-constexpr std::size_t kPackRecordsTarget = 16384;  ///< also closed with this many: bounds a table to 512 KiB
+constexpr std::size_t kPackRecordsTarget = 16384;  ///< also closed with this many: bounds a table to 1.1 MiB
 
 using Bytes = std::vector<std::byte>;
 using BytesPointer = std::shared_ptr<const Bytes>;
@@ -72,6 +73,12 @@ class ChunkStore {
   /// The same; what is not in the cache is read and not kept there: for comparisons, which must not push out what
   /// guests read.
   [[nodiscard]] Result<BytesPointer> load_chunk_once(const Ref& ref);
+  struct ChunkAndBase {
+    BytesPointer bytes;
+    BytesPointer base_bytes;  ///< of what it stands on, if it is a delta that was not in the cache
+  };
+  /// The same, for whoever goes on with what a delta stands on: it is then read once, not twice.
+  [[nodiscard]] Result<ChunkAndBase> load_chunk_and_base_once(const Ref& ref);
   /// The record that this one stands on, if it is a delta (a base is none itself). It must be kept as long as the delta.
   /// EIO (damaged), and system errors, when that cannot be told.
   [[nodiscard]] Result<MaybeRef> base_of(const Ref& ref);
