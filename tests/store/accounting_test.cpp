@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "machine_store.h"
+#include "store_fixture.h"
 #include "support/expect.h"
 #include "support/seed.h"
 #include "varve/catalog/disk_log.h"
@@ -79,27 +79,12 @@ class Reader {
   chunks::ChunkStore store_;
 };
 
-class AccountingOfAStore : public ::testing::Test {
+class AccountingOfAStore : public StoreFixture {
  protected:
-  void SetUp() override {
-    InitOptions options;
-    options.chunk_size = ByteCount{kChunk};
-    ASSERT_TRUE(Store::init(machine_.storage, options));
-    open();
-  }
-  void open() {
-    OpenOptions options;
-    options.background = false;
-    auto opened = Store::open(test::environment_on(machine_), options);
-    ASSERT_TRUE(opened) << opened.error().message;
-    store_ = std::move(*opened);
-  }
+  AccountingOfAStore() : StoreFixture(kChunk) {}
   std::uint64_t below(std::uint64_t limit) { return random_() % limit; }
   std::shared_ptr<Disk> make_disk(const std::string& name) {
-    auto disk = store_->create_disk(name, kDirectory).value();
-    EXPECT_OK(disk->create_image(Attributes{0, 0, 0644, {}}));
-    EXPECT_OK(disk->live().resize(ByteCount{kChunks * kChunk}));
-    return disk;
+    return StoreFixture::make_disk(name, kChunks * kChunk, kDirectory);
   }
   /// Sometimes what another has, sometimes a few bytes, sometimes zeros.
   void write(Disk& disk) {
@@ -116,10 +101,7 @@ class AccountingOfAStore : public ::testing::Test {
   SnapshotName take(const std::shared_ptr<Disk>& disk, bool commit = true) {
     const auto taken = disk->take_snapshot("s" + std::to_string(++names_), kDirectory);
     EXPECT_OK(taken);
-    if (commit) {
-      while (store_->step_commit(disk->id()).value_or(false)) {
-      }
-    }
+    if (commit) commit_all(*disk);
     return {disk, taken ? taken->id : SnapshotId{}};
   }
   /// Snapshots of a few disks, some of them clones of others, restored now and then.
@@ -161,8 +143,6 @@ class AccountingOfAStore : public ::testing::Test {
   Result<json> run(const json& request) { return run_command(*store_, request, {}); }
 
   std::mt19937_64 random_{test::seed_for("the accounting of a store")};
-  Machine machine_;
-  std::unique_ptr<Store> store_;
   std::uint64_t names_ = 0;
 };
 

@@ -4,67 +4,45 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "machine_store.h"
+#include "store_fixture.h"
 #include "varve/store/commands.h"
 #include "varve/store/store.h"
 
 namespace varve::store {
 namespace {
 
-using test::Machine;
 using nlohmann::json;
 
 constexpr std::uint64_t kImage = 4 * kMinChunkSize;
 constexpr std::int64_t kSecond = 1'000'000'000;
 constexpr std::chrono::seconds kDay{86'400};
 
-class CareTest : public ::testing::Test {
+class CareTest : public StoreFixture {
  protected:
+  CareTest() : StoreFixture(kMinChunkSize) {
+    options_.clock = [this] { return time_; };
+  }
   void SetUp() override {
-    InitOptions init;
-    init.chunk_size = ByteCount{kMinChunkSize};
-    ASSERT_TRUE(Store::init(machine_.storage, init));
-    open();
+    StoreFixture::SetUp();
     a_ = make("a");
   }
-  void open() {
-    OpenOptions options;
-    options.background = false;
-    options.clock = [this] { return time_; };
-    auto opened = Store::open(test::environment_on(machine_), options);
-    ASSERT_TRUE(opened) << opened.error().message;
-    store_ = std::move(*opened);
+  void after_open() override {
     store_->set_observer(&observer_);
     if (auto a = store_->find_disk("a")) a_ = *a;
   }
-  void end(bool power_loss) {
-    a_.reset();
-    machine_.cut_off();
-    store_.reset();
-    power_loss ? machine_.lose_power(7) : machine_.kill();
-    open();
-  }
+  void before_end() override { a_.reset(); }
   void pass(std::chrono::seconds time) {
     time_.nanoseconds += time.count() * kSecond;
     store_->step_schedule();
   }
-  std::shared_ptr<Disk> make(const std::string& name) {
-    auto disk = store_->create_disk(name, {});
-    EXPECT_TRUE(disk);
-    EXPECT_TRUE((*disk)->create_image({}));
-    EXPECT_TRUE((*disk)->resize_image(ByteCount{kImage}, nullptr));
-    return *disk;
-  }
+  std::shared_ptr<Disk> make(const std::string& name) { return make_disk(name, kImage); }
   SnapshotId take(const std::string& name, char content = 'x') {
     EXPECT_TRUE(a_->live().write(ByteOffset{0}, std::vector<std::byte>(100, static_cast<std::byte>(content))));
     const auto taken = a_->take_snapshot(name, {});
     EXPECT_TRUE(taken) << taken.error().message;
     return taken->id;
   }
-  void commit_all() {
-    while (store_->step_commit(a_->id()).value_or(false)) {
-    }
-  }
+  void commit_all() { StoreFixture::commit_all(*a_); }
   Status care(SnapshotId id, const std::function<void(Care&)>& change) {
     return a_->change_snapshot_care(id, [&](Care& care) -> Status {
       change(care);
@@ -100,9 +78,7 @@ class CareTest : public ::testing::Test {
   };
 
   Seen observer_;
-  Machine machine_;
   Time time_{1'800'000'000 * kSecond};
-  std::unique_ptr<Store> store_;
   std::shared_ptr<Disk> a_;
 };
 
@@ -118,7 +94,7 @@ TEST_F(CareTest, WhatIsHeldStaysAndSaysWhy) {
     }
     EXPECT_TRUE(a_->rename_snapshot(id, "renamed"));
     for (const bool power_loss : {false, true}) {
-      end(power_loss);
+      end_and_open(power_loss);
       EXPECT_EQ(a_->find_snapshot("renamed")->care.hold, "audit 2026");
       EXPECT_EQ(a_->remove_snapshot(id).error().code, EBUSY);
     }
@@ -230,7 +206,7 @@ TEST_F(CareTest, TheTrashGivesBackWhatItTookPendingAndComplete) {
   take("1", '3');  // the names are free
   take("2", '4');
   for (const bool power_loss : {false, true}) {
-    end(power_loss);
+    end_and_open(power_loss);
     EXPECT_EQ(names(), (std::vector<std::string>{"1", "2"}));
     EXPECT_EQ(store_->trash().size(), 2U);
   }
@@ -243,7 +219,7 @@ TEST_F(CareTest, TheTrashGivesBackWhatItTookPendingAndComplete) {
   EXPECT_EQ(first_byte("old1"), '1');
   EXPECT_EQ(first_byte("old2"), '2');
   commit_all();
-  end(true);
+  end_and_open(true);
   EXPECT_EQ(first_byte("old1"), '1');
   EXPECT_EQ(first_byte("old2"), '2');
   EXPECT_EQ(first_byte("1"), '3');
@@ -274,7 +250,7 @@ TEST_F(CareTest, TheTrashEmptiesItselfWhenItsTimeIsOver) {
   pass(std::chrono::seconds{1});
   ASSERT_EQ(store_->trash().size(), 1U);
   EXPECT_EQ(store_->trash()[0].info.name, "2");
-  end(false);
+  end_and_open(false);
   pass(std::chrono::seconds{900});
   EXPECT_TRUE(store_->trash().empty());
   EXPECT_EQ(a_->live().pending_count(), 0U);
@@ -333,7 +309,7 @@ TEST_F(CareTest, ADiskOfWhichOnlyTheTrashIsLeftGoesAndComesBack) {
   EXPECT_TRUE(store_->disks().empty());
   EXPECT_EQ(store_->disk(id).error().code, ENOENT);
   for (const bool power_loss : {false, true}) {
-    end(power_loss);
+    end_and_open(power_loss);
     EXPECT_TRUE(store_->disks().empty());
     ASSERT_EQ(store_->trash().size(), 1U);
     EXPECT_TRUE(store_->trash()[0].disk_removed);
@@ -357,7 +333,7 @@ TEST_F(CareTest, ADiskInTheTrashEndsWithTheLastThingThere) {
   a_.reset();
   pass(kDay);
   EXPECT_TRUE(store_->trash().empty());
-  end(true);
+  end_and_open(true);
   EXPECT_TRUE(store_->damaged_disks().empty());
   EXPECT_EQ(store_->step_commit(id).error().code, ENOENT);
   const auto again = run_command(*store_, {{"command", "trash"}, {"empty", true}}, {});

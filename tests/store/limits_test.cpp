@@ -6,51 +6,18 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "machine_store.h"
+#include "store_fixture.h"
 #include "varve/store/commands.h"
-#include "varve/store/store.h"
 
 namespace varve::store {
 namespace {
 
-using test::Machine;
-
 constexpr std::uint64_t kImage = 4 * kMinChunkSize;
 
-class LimitsTest : public ::testing::Test {
+class LimitsTest : public StoreFixture {
  protected:
-  void SetUp() override {
-    InitOptions init;
-    init.chunk_size = ByteCount{kMinChunkSize};
-    ASSERT_TRUE(Store::init(machine_.storage, init));
-    open();
-  }
-  void open(bool background = false) {
-    OpenOptions options;
-    options.background = background;
-    auto opened = Store::open(test::environment_on(machine_), options);
-    ASSERT_TRUE(opened) << opened.error().message;
-    store_ = std::move(*opened);
-  }
-  void kill() {
-    machine_.cut_off();
-    store_.reset();
-    machine_.kill();
-    open();
-  }
-  void lose_power() {
-    machine_.cut_off();
-    store_.reset();
-    machine_.lose_power(1);
-    open();
-  }
-  std::shared_ptr<Disk> make(const std::string& name, std::uint64_t size = kImage) {
-    auto disk = store_->create_disk(name, {});
-    EXPECT_TRUE(disk);
-    EXPECT_TRUE((*disk)->create_image({}));
-    EXPECT_TRUE((*disk)->resize_image(ByteCount{size}, nullptr));
-    return *disk;
-  }
+  LimitsTest() : StoreFixture(kMinChunkSize) {}
+  std::shared_ptr<Disk> make(const std::string& name, std::uint64_t size = kImage) { return make_disk(name, size); }
   static void expect_quota(const Status& status, std::string_view which) {
     ASSERT_FALSE(status);
     EXPECT_EQ(status.error().code, EDQUOT);
@@ -74,9 +41,6 @@ class LimitsTest : public ::testing::Test {
     }
     EXPECT_EQ(used(), (nlohmann::json{{"snapshots", snapshots}, {"snapshot_bytes", bytes}, {"live_bytes", live}}));
   }
-
-  Machine machine_;
-  std::unique_ptr<Store> store_;
 };
 
 TEST_F(LimitsTest, ASnapshotBeyondTheNumberIsRefusedAndChangesNothing) {
@@ -175,7 +139,7 @@ TEST_F(LimitsTest, AreThereAfterAKillAndAPowerLoss) {
   ASSERT_TRUE(take(*a, "1"));
   for (const bool power_loss : {false, true}) {
     a.reset();
-    power_loss ? lose_power() : kill();
+    end_and_open(power_loss);
     a = *store_->find_disk("a");
     EXPECT_EQ(a->limits(), of_disk);
     EXPECT_EQ(store_->limits(), of_store);
@@ -221,7 +185,7 @@ TEST_F(LimitsTest, AFreezeThatFailsGivesItsPlaceBack) {
   EXPECT_EQ(used().at("snapshots"), 0);
   if (a->live().latched()) {
     a.reset();
-    kill();
+    end_and_open(false);
     a = *store_->find_disk("a");
   }
   EXPECT_TRUE(take(*a, "2"));

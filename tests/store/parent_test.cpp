@@ -8,13 +8,12 @@
 #include <thread>
 #include <vector>
 
-#include "machine_store.h"
+#include "store_fixture.h"
 #include "support/expect.h"
 
 namespace varve::store {
 namespace {
 
-using test::Machine;
 using Content = std::vector<std::byte>;
 
 constexpr std::uint64_t kChunk = kDefaultChunkSize;
@@ -27,23 +26,15 @@ Content noise(std::size_t size) {
   return bytes;
 }
 
-class ParentFallsBack : public ::testing::Test {
+class ParentFallsBack : public StoreFixture {
  protected:
   void SetUp() override {
-    ASSERT_TRUE(Store::init(machine_.storage, {}));
-    open();
+    StoreFixture::SetUp();
     auto made = store_->create_disk("a", Attributes{0, 0, 0755, {}});
     ASSERT_TRUE(made);
     disk_ = *made;
     ASSERT_TRUE(disk_->create_image(Attributes{0, 0, 0644, {}}));
     write(0, 8);
-  }
-  void open() {
-    OpenOptions options;
-    options.background = false;
-    auto opened = Store::open(test::environment_on(machine_), options);
-    ASSERT_TRUE(opened) << opened.error().message;
-    store_ = std::move(*opened);
   }
   void write(std::uint64_t chunk, std::uint64_t chunks) {
     ASSERT_TRUE(disk_->live().write(ByteOffset{chunk * kChunk}, noise(chunks * kChunk)));
@@ -78,8 +69,6 @@ class ParentFallsBack : public ::testing::Test {
     return bytes;
   }
 
-  Machine machine_;
-  std::unique_ptr<Store> store_;
   std::shared_ptr<Disk> disk_;
 };
 

@@ -8,7 +8,8 @@
 #include <nlohmann/json.hpp>
 
 #include "../../src/store/policies.h"
-#include "machine_store.h"
+#include "local_time.h"
+#include "store_fixture.h"
 #include "varve/store/commands.h"
 #include "varve/store/store.h"
 
@@ -16,26 +17,16 @@ namespace varve::store {
 namespace {
 
 using nlohmann::json;
-using test::Machine;
+using test::at;
 
-class LocalTime : public ::testing::Test {
- protected:
-  void SetUp() override {
-    ::setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
-    ::tzset();
-  }
-  void TearDown() override {
-    ::unsetenv("TZ");
-    ::tzset();
-  }
-  static Time at(const std::string& text) { return parse_iso8601(text).value(); }
-};
-
-class TimetableTest : public LocalTime {
+class TimetableTest : public ::testing::Test {
  protected:
   static std::string next(const Timetable& times, const std::string& after) {
     return to_iso8601(next_time(times, at(after))).substr(0, 16);
   }
+
+ private:
+  test::CentralEuropeanTime zone_;
 };
 
 TEST_F(TimetableTest, EverySoOftenIsCountedFromLocalMidnight) {
@@ -60,31 +51,18 @@ TEST_F(TimetableTest, TimesOfTheDayAreLocalAndKeepToTheirDays) {
   EXPECT_EQ(next(twice, "2026-03-28T23:00Z"), "2026-03-29T01:30");
 }
 
-class PolicyTest : public LocalTime {
+class PolicyTest : public StoreFixture {
  protected:
+  PolicyTest() {
+    options_.clock = [this] { return time_; };
+  }
   void SetUp() override {
-    LocalTime::SetUp();
-    ASSERT_TRUE(Store::init(machine_.storage, {}));
-    open();
+    StoreFixture::SetUp();
     for (const char* name : {"web1", "web2", "db"}) {
       auto disk = store_->create_disk(name, Attributes{7, 8, 0750, {{"user.note", "x"}}});
       ASSERT_TRUE(disk);
       ASSERT_TRUE((*disk)->create_image({}));
     }
-  }
-  void open() {
-    OpenOptions options;
-    options.background = false;
-    options.clock = [this] { return time_; };
-    auto opened = Store::open(test::environment_on(machine_), options);
-    ASSERT_TRUE(opened) << opened.error().message;
-    store_ = std::move(*opened);
-  }
-  void end(bool power_loss) {
-    machine_.cut_off();
-    store_.reset();
-    power_loss ? machine_.lose_power(3) : machine_.kill();
-    open();
   }
   Result<json> run(json request) {
     request["command"] = "policy";
@@ -107,17 +85,13 @@ class PolicyTest : public LocalTime {
     return out;
   }
   void commit_all() {
-    for (const auto& disk : store_->disks()) {
-      while (store_->step_commit(disk->id()).value_or(false)) {
-      }
-    }
+    for (const auto& disk : store_->disks()) StoreFixture::commit_all(*disk);
   }
   json last() { return run({{"action", "show"}, {"name", "hourly"}})->at("last"); }
   using Names = std::vector<std::string>;
 
-  Machine machine_;
-  Time time_ = LocalTime::at("2026-01-01T10:07Z");
-  std::unique_ptr<Store> store_;
+  test::CentralEuropeanTime zone_;
+  Time time_ = at("2026-01-01T10:07Z");
 };
 
 TEST_F(PolicyTest, TakesWhatIsDueOfTheDisksThatFit) {
@@ -145,7 +119,7 @@ TEST_F(PolicyTest, WhatWasMissedIsMadeUpForOnce) {
   to("2026-01-01T11:00Z");
   commit_all();
   for (const bool power_loss : {false, true}) {
-    end(power_loss);
+    end_and_open(power_loss);
     to(power_loss ? "2026-01-03T08:30Z" : "2026-01-02T20:10Z");
     store_->step_schedule();
     commit_all();

@@ -3,28 +3,19 @@
 
 #include <gtest/gtest.h>
 
-#include <cstdlib>
-#include <ctime>
 #include <map>
 #include <nlohmann/json.hpp>
+
+#include "local_time.h"
 
 namespace varve::store {
 namespace {
 
 using nlohmann::json;
+using test::at;
 
 class RetentionTest : public ::testing::Test {
  protected:
-  void SetUp() override {
-    ::setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3", 1);
-    ::tzset();
-  }
-  void TearDown() override {
-    ::unsetenv("TZ");
-    ::tzset();
-  }
-  /// An instant in UTC.
-  static Time at(const std::string& text) { return parse_iso8601(text).value(); }
   void add(const std::string& text) {
     SnapshotInfo info;
     info.id = SnapshotId{snapshots_.size() + 1};
@@ -45,6 +36,7 @@ class RetentionTest : public ::testing::Test {
   }
   using Kept = std::map<std::string, std::string>;
 
+  test::CentralEuropeanTime zone_;
   std::vector<SnapshotInfo> snapshots_;
 };
 

@@ -8,7 +8,7 @@
 #include <nlohmann/json.hpp>
 #include <thread>
 
-#include "machine_store.h"
+#include "store_fixture.h"
 #include "support/temporary_directory.h"
 
 namespace varve::store {
@@ -25,24 +25,8 @@ Content pattern(std::size_t size, unsigned seed) {
   return bytes;
 }
 
-class StoreTest : public ::testing::Test {
+class StoreTest : public StoreFixture {
  protected:
-  void SetUp() override {
-    ASSERT_TRUE(Store::init(machine_.storage, {}));
-    open();
-  }
-  void open(bool background = false) {
-    OpenOptions options;
-    options.background = background;
-    auto opened = Store::open(test::environment_on(machine_), options);
-    ASSERT_TRUE(opened) << opened.error().message;
-    store_ = std::move(*opened);
-  }
-  void kill() {
-    machine_.cut_off();
-    store_.reset();
-    machine_.kill();
-  }
   std::shared_ptr<Disk> disk_with(const std::string& name, const Content& content) {
     auto disk = store_->create_disk(name, Attributes{0, 0, 0755, {}});
     EXPECT_TRUE(disk);
@@ -74,9 +58,6 @@ class StoreTest : public ::testing::Test {
     out.resize(got.value_or(0));
     return out;
   }
-
-  Machine machine_;
-  std::unique_ptr<Store> store_;
 };
 
 TEST_F(StoreTest, ASecondOpenIsRefusedAndNamesTheHolder) {
