@@ -39,7 +39,7 @@ void add_init(CLI::App& app, Options& options) {
             if (!compression) refuse("--compression: " + compression.error().message);
             options.init.compression = *compression;
           },
-          "zstd:1 (default) to zstd:19, or none")
+          "zstd:1 to zstd:19, or none; zstd:3 unless given")
       ->type_name("METHOD");
   add_json(init, options);
 }

@@ -26,7 +26,7 @@ enum class Codec : std::uint8_t { raw = 0, zstd = 1 };
 
 struct Compression {
   Codec codec = Codec::zstd;
-  int level = 1;  ///< zstd 1…19
+  int level = 3;  ///< zstd 1…19
   /// "none" or "zstd:1" … "zstd:19".
   static Result<Compression> parse(std::string_view text);
   [[nodiscard]] std::string to_text() const;
