@@ -31,28 +31,33 @@ def wait_for(condition, what, seconds=20):
         time.sleep(0.02)
 
 
+def is_mount(path):
+    """Also of a file."""
+    with open('/proc/self/mounts', encoding='utf-8') as table:
+        return any(line.split()[1] == path for line in table)
+
+
 def drop_caches():
     os.sync()
     with open('/proc/sys/vm/drop_caches', 'w', encoding='ascii') as caches:
         caches.write('3')
 
 
-class Peer:
-    """Use with `with`: afterwards `image` is a file of `size` bytes, of zeros at first."""
+class System:
+    """Something that needs a directory of its own and its programs. Use with `with`: it stands until the end."""
     name = ''
     programs = ()
+    packages = ()
 
-    def __init__(self, work, size):
-        self.size = size
+    def __init__(self, work):
         self.directory = os.path.join(work, self.name.replace(' ', '-'))
-        self.image = os.path.join(self.directory, 'disk.img')
         self.ended = contextlib.ExitStack()
 
     @classmethod
     def missing(cls):
         """Why it cannot run here; None when it can."""
         gone = [program for program in cls.programs if shutil.which(program) is None]
-        return f'{", ".join(gone)} not installed' if gone else None
+        return f'{", ".join(gone)} not installed (Debian: {" ".join(cls.packages)})' if gone else None
 
     def __enter__(self):
         os.makedirs(self.directory)
@@ -68,19 +73,14 @@ class Peer:
         self.ended.close()
 
     def start(self):
-        raise NotImplementedError
+        pass
 
-    def snapshot(self, number):
-        """As durable as the system makes it. None: it has none."""
-        return None
+    def path(self, *names):
+        return os.path.join(self.directory, *names)
 
-    def _plain(self, path):
-        with open(path, 'wb') as image:
-            image.truncate(self.size)
-
-    def _daemon(self, *words):
+    def _daemon(self, *words, **options):
         process = subprocess.Popen([str(word) for word in words], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                   stderr=subprocess.DEVNULL)
+                                   stderr=subprocess.DEVNULL, **options)
 
         def end():
             process.send_signal(signal.SIGTERM)
@@ -90,16 +90,36 @@ class Peer:
                 process.kill()
                 process.wait()
         self.ended.callback(end)
+        self.process = process.pid
         return process
 
+    @staticmethod
+    def _unmount(where):
+        for _ in range(100):
+            if subprocess.run(['umount', where], stderr=subprocess.DEVNULL, check=False).returncode == 0:
+                return
+            time.sleep(0.1)
+        subprocess.run(['umount', '-l', where], check=False)
+
     def _unmount_at_end(self, where):
-        def unmount():
-            for _ in range(100):
-                if subprocess.run(['umount', where], stderr=subprocess.DEVNULL, check=False).returncode == 0:
-                    return
-                time.sleep(0.1)
-            subprocess.run(['umount', '-l', where], check=False)
-        self.ended.callback(unmount)
+        self.ended.callback(self._unmount, where)
+
+
+class Peer(System):
+    """`image` is a file of `size` bytes, of zeros at first."""
+
+    def __init__(self, work, size):
+        super().__init__(work)
+        self.size = size
+        self.image = self.path('disk.img')
+
+    def snapshot(self, number):
+        """As durable as the system makes it. None: it has none."""
+        return None
+
+    def _plain(self, path):
+        with open(path, 'wb') as image:
+            image.truncate(self.size)
 
 
 class Raw(Peer):
@@ -112,24 +132,29 @@ class Raw(Peer):
 class Varve(Peer):
     name = 'varve'
     varve = None
-    options = ''
+    compression = None
 
     def start(self):
-        self.store = os.path.join(self.directory, 'store')
-        self.mount = os.path.join(self.directory, 'mnt')
+        self.store = self.path('store')
+        self.mount = self.path('mnt')
         os.mkdir(self.mount)
-        run(self.varve, 'init', self.store)
-        words = [self.varve, 'mount', self.store, self.mount] + (['-o', self.options] if self.options else [])
-        run(*words)
-        with open(os.path.join(self.store, 'lock'), encoding='utf-8') as lock:
-            self.process = lock.read().rsplit('process ', 1)[1].split()[0]
-        # After the unmount the daemon closes the store.
-        self.ended.callback(wait_for, lambda: not os.path.exists(f'/proc/{self.process}'), 'end of the daemon', 60)
-        self._unmount_at_end(self.mount)
+        run(self.varve, 'init', self.store, *(['--compression', self.compression] if self.compression else []))
+        self.enter()
+        self.ended.callback(self.leave)
         self.disk = os.path.join(self.mount, 'd')
         self.image = os.path.join(self.disk, 'disk.img')
         os.mkdir(self.disk)
         self._plain(self.image)
+
+    def enter(self):
+        run(self.varve, 'mount', self.store, self.mount)
+        with open(os.path.join(self.store, 'lock'), encoding='utf-8') as lock:
+            self.process = lock.read().rsplit('process ', 1)[1].split()[0]
+
+    def leave(self):
+        """Unmounts; after that the daemon closes the store."""
+        self._unmount(self.mount)
+        wait_for(lambda: not os.path.exists(f'/proc/{self.process}'), 'end of the daemon', 60)
 
     def snapshot(self, number):
         os.mkdir(os.path.join(self.disk, f's{number}'))
@@ -138,10 +163,21 @@ class Varve(Peer):
         return os.path.join(self.disk, f's{number}', 'disk.img')
 
     def pending(self):
-        return '"pending"' in run(self.varve, 'list', self.disk, '--json')
+        with open(os.path.join(self.mount, '.varve', 'status.json'), encoding='utf-8') as status:
+            return any(disk['snapshots']['pending'] for disk in json.load(status)['disks'])
 
     def settle(self):
-        wait_for(lambda: not self.pending(), 'commits', 600)
+        wait_for(lambda: not self.pending(), 'commits', 1800)
+
+
+class VarveZstd1(Varve):
+    name = 'varve zstd 1'
+    compression = 'zstd:1'
+
+
+class VarveZstd3(Varve):
+    name = 'varve zstd 3'
+    compression = 'zstd:3'
 
 
 class Passthrough(Peer):
@@ -150,8 +186,8 @@ class Passthrough(Peer):
     words = ()
 
     def start(self):
-        where = os.path.join(self.directory, 'mnt')
-        backing = os.path.join(self.directory, 'backing.img')
+        where = self.path('mnt')
+        backing = self.path('backing.img')
         os.mkdir(where)
         self._plain(backing)
         self._daemon(self.program, backing, where, *self.words)
@@ -168,18 +204,19 @@ class PassthroughDirect(Passthrough):
 class Qemu(Peer):
     """qemu-storage-daemon, exported with FUSE, driven over QMP."""
     programs = ('qemu-storage-daemon', 'qemu-img')
+    packages = ('qemu-system-common', 'qemu-utils')
     driver = 'raw'
     cache = 'off'
 
     def start(self):
-        self.files = os.path.join(self.directory, 'image.0')
+        self.files = self.path('image.0')
         run('qemu-img', 'create', '-q', '-f', self.driver, self.files, self.size)
         self._plain(self.image)
-        path = os.path.join(self.directory, 'qmp')
+        path = self.path('qmp')
         self._daemon('qemu-storage-daemon', '--chardev', f'socket,path={path},server=on,wait=off,id=c',
                      '--monitor', 'chardev=c', '--blockdev', self._node('n0', self.files),
                      '--export', f'type=fuse,id=e,node-name=n0,mountpoint={self.image},writable=on')
-        wait_for(lambda: os.path.ismount(self.image) or self._is_mount(), self.name)
+        wait_for(lambda: is_mount(self.image), self.name)
         self._unmount_at_end(self.image)
         self.socket = self.ended.enter_context(socket.socket(socket.AF_UNIX))
         self.socket.connect(path)
@@ -187,10 +224,6 @@ class Qemu(Peer):
         self.replies.readline()
         self.ask('qmp_capabilities')
         self.overlays = 0
-
-    def _is_mount(self):
-        with open('/proc/self/mounts', encoding='utf-8') as table:
-            return any(line.split()[1] == self.image for line in table)
 
     def _node(self, name, path):
         direct = 'on' if self.cache == 'direct' else 'off'
@@ -219,24 +252,24 @@ class QemuRawDirect(Qemu):
 class QemuQcow2(Qemu):
     name = 'q-s-d qcow2'
     driver = 'qcow2'
-    programs = Qemu.programs
 
     def snapshot(self, number):
         """An overlay on top: what libvirt does for an external snapshot."""
         below = f'n{self.overlays}'
         self.overlays += 1
         self.ask('blockdev-snapshot-sync', **{
-            'node-name': below, 'snapshot-file': os.path.join(self.directory, f'image.{self.overlays}'),
+            'node-name': below, 'snapshot-file': self.path(f'image.{self.overlays}'),
             'snapshot-node-name': f'n{self.overlays}', 'format': 'qcow2'})
 
 
 class Btrfs(Peer):
     name = 'btrfs loop'
     programs = ('mkfs.btrfs', 'btrfs')
+    packages = ('btrfs-progs',)
 
     def start(self):
-        beneath = os.path.join(self.directory, 'btrfs.img')
-        where = os.path.join(self.directory, 'mnt')
+        beneath = self.path('btrfs.img')
+        where = self.path('mnt')
         os.mkdir(where)
         with open(beneath, 'wb') as image:
             image.truncate(self.size * 4 + (1 << 30))
@@ -261,3 +294,91 @@ class Btrfs(Peer):
         finally:
             os.close(volume)
             os.close(above)
+
+
+class Readable(System):
+    """A plain image that the system gives back: `image`, read-only."""
+
+    def __init__(self, work, raw):
+        super().__init__(work)
+        self.raw = raw
+        self.where = self.path('mnt')
+
+    def start(self):
+        os.mkdir(self.where)
+        self.pack()
+
+    def pack(self):
+        raise NotImplementedError
+
+
+class Squashfuse(Readable):
+    programs = ('mksquashfs', 'squashfuse')
+    packages = ('squashfs-tools', 'squashfuse')
+    block = ''
+
+    def pack(self):
+        run('mksquashfs', self.raw, self.path('packed'), '-comp', 'zstd', '-Xcompression-level', '3', '-b', self.block,
+            '-noappend')
+        run('squashfuse', self.path('packed'), self.where)
+        self._unmount_at_end(self.where)
+        self.image = os.path.join(self.where, os.path.basename(self.raw))
+
+
+class Squashfuse128(Squashfuse):
+    name = 'squashfuse 128K'
+    block = '128K'
+
+
+class Squashfuse1M(Squashfuse):
+    name = 'squashfuse 1M'
+    block = '1M'
+
+
+class QemuImage(Readable):
+    name = 'q-s-d qcow2 zstd'
+    programs = Qemu.programs
+    packages = Qemu.packages
+
+    def pack(self):
+        run('qemu-img', 'convert', '-q', '-c', '-f', 'raw', '-O', 'qcow2', '-o', 'compression_type=zstd', self.raw,
+            self.path('packed'))
+        self.image = self.path('disk.img')
+        with open(self.image, 'wb') as image:
+            image.truncate(os.path.getsize(self.raw))
+        self._daemon('qemu-storage-daemon', '--blockdev',
+                     f'driver=qcow2,node-name=n,read-only=on,file.driver=file,file.filename={self.path("packed")}',
+                     '--export', f'type=fuse,id=e,node-name=n,mountpoint={self.image}')
+        wait_for(lambda: is_mount(self.image), self.name)
+        self._unmount_at_end(self.image)
+
+
+class ResticMount(Readable):
+    name = 'restic mount'
+    programs = ('restic', 'fusermount')
+    packages = ('restic', 'fuse3')
+
+    def pack(self):
+        environment = {**os.environ, 'RESTIC_PASSWORD': 'x', 'HOME': self.directory, 'XDG_CACHE_HOME': self.path('cache')}
+        run('restic', 'init', '-q', '--repo', self.path('packed'), env=environment)
+        run('restic', 'backup', '-q', '--repo', self.path('packed'), self.raw, env=environment)
+        self._daemon('restic', 'mount', '--repo', self.path('packed'), self.where, env=environment)
+        wait_for(lambda: is_mount(self.where), self.name, 60)
+        self._unmount_at_end(self.where)
+        self.image = os.path.join(self.where, 'snapshots', 'latest') + os.path.abspath(self.raw)
+        wait_for(lambda: os.path.exists(self.image), self.name)
+
+
+class BorgMount(Readable):
+    name = 'borg mount'
+    programs = ('borg',)
+    packages = ('borgbackup', 'python3-pyfuse3')
+
+    def pack(self):
+        environment = {**os.environ, 'BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK': 'yes', 'HOME': self.directory}
+        run('borg', 'init', '--encryption', 'none', self.path('packed'), env=environment)
+        run('borg', 'create', '--compression', 'zstd', f'{self.path("packed")}::s', os.path.basename(self.raw), env=environment,
+            cwd=os.path.dirname(self.raw))
+        run('borg', 'mount', f'{self.path("packed")}::s', self.where, env=environment)
+        self._unmount_at_end(self.where)
+        self.image = os.path.join(self.where, os.path.basename(self.raw))

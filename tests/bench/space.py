@@ -22,19 +22,13 @@ import sys
 import tempfile
 import time
 
+from peers import System, run
+
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 SKIPPED = 77
 GRAINS = (4 * KIB, 64 * KIB)
 #: Twelve letters: 3.6 bits a byte.
 LETTERS = bytes(b'etaoinshrdlu'[i * 12 // 256] for i in range(256))
-
-
-def run(*words, **options):
-    done = subprocess.run([str(word) for word in words], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-                          errors='replace', check=False, **options)
-    if done.returncode != 0:
-        raise RuntimeError(f'{" ".join(map(str, words))}: exit code {done.returncode}\n{done.stdout[-2000:]}')
-    return done.stdout
 
 
 def say(text):
@@ -99,40 +93,12 @@ def overwrite(path, writes):
         os.close(file)
 
 
-class System:
-    """Use with `with`. `raw` is the image as it is at each step."""
-    name = ''
-    programs = ()
-    packages = ()
+class Chain(System):
+    """A full one and what follows. `raw` is the image as it is at each step."""
 
     def __init__(self, arguments, work):
+        super().__init__(work)
         self.a = arguments
-        self.directory = os.path.join(work, self.name)
-        self.ended = contextlib.ExitStack()
-
-    @classmethod
-    def missing(cls):
-        gone = [program for program in cls.programs if shutil.which(program) is None]
-        return f'{", ".join(gone)} not installed (Debian: {" ".join(cls.packages)})' if gone else None
-
-    def __enter__(self):
-        os.makedirs(self.directory)
-        self.ended.callback(shutil.rmtree, self.directory, ignore_errors=True)
-        try:
-            self.start()
-        except BaseException:
-            self.ended.close()
-            raise
-        return self
-
-    def __exit__(self, *_):
-        self.ended.close()
-
-    def path(self, *names):
-        return os.path.join(self.directory, *names)
-
-    def start(self):
-        pass
 
     def full(self, raw):
         raise NotImplementedError
@@ -144,7 +110,7 @@ class System:
         raise NotImplementedError
 
 
-class Varve(System):
+class Varve(Chain):
     name = 'varve'
 
     def start(self):
@@ -182,7 +148,7 @@ class Varve(System):
         return allocated(self.path('store', 'packs')) + allocated(self.path('store', 'disks'))
 
 
-class Qcow2(System):
+class Qcow2(Chain):
     """A file for the first, and an overlay for each that follows."""
     name = 'qcow2'
     programs = ('qemu-img', 'qemu-io')
@@ -233,7 +199,7 @@ class Qcow2Zstd(Qcow2):
     compressed = True
 
 
-class Btrfs(System):
+class Btrfs(Chain):
     name = 'btrfs'
     programs = ('btrfs', 'mkfs.btrfs', 'losetup')
     packages = ('btrfs-progs',)
@@ -267,7 +233,7 @@ class Btrfs(System):
         return self.used() - self.empty
 
 
-class Repository(System):
+class Repository(Chain):
     """A backup of the raw image into a repository at each step."""
     environment = {}
 

@@ -2,7 +2,7 @@
 """A mount after any end is usable at once, whatever the store holds; the rest runs behind it, and can be watched.
 
 Nothing here is timed: what a mount reads is counted, and so is what is left to do. VARVE_RECOVERY_SNAPSHOTS=1000 is the full
-size (one minute; tests/bench.sh prints times).
+size (one minute; tests/bench/recovery.sh prints times).
 """
 import json
 import os
