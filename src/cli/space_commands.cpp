@@ -79,12 +79,12 @@ void print_failed(const json& answer) {
 
 void print_rm(const json& answer) {
   const bool dry_run = answer.at("dry_run").get<bool>();
-  for (const auto& one : answer.at("deleted")) {
-    fmt::print("{} {}\n", dry_run ? "would delete" : "deleted", name_of(one));
-  }
+  const bool trash = answer.at("trash").get<bool>();
+  const char* did = dry_run ? (trash ? "would move to the trash" : "would delete") : (trash ? "moved to the trash" : "deleted");
+  for (const auto& one : answer.at("deleted")) fmt::print("{} {}\n", did, name_of(one));
   if (!answer.at("freed").is_null()) {
-    fmt::print("{} {} ({} bytes)\n", dry_run ? "that would free" : "that frees", size(answer, "freed"),
-               answer.at("freed").get<std::uint64_t>());
+    fmt::print("{} {} ({} bytes){}\n", dry_run ? "that would free" : "that frees", size(answer, "freed"),
+               answer.at("freed").get<std::uint64_t>(), trash ? " when they leave the trash" : "");
   }
   print_failed(answer);
 }

@@ -200,7 +200,10 @@ Result<json> run_rm(Store& store, const json& request, const CommandContext& con
   std::vector<SnapshotName> snapshots;
   for (const ImageName& image : images) snapshots.push_back({image.disk, image.snapshot});
   VARVE_TRY_ASSIGN(const auto freed, store.space().freed_without(snapshots));
-  json out{{"dry_run", dry_run}, {"freed", freed.stored_bytes}, {"freed_records", freed.records}};
+  json out{{"dry_run", dry_run},
+           {"trash", store.trash_keep().count() > 0},
+           {"freed", freed.stored_bytes},
+           {"freed_records", freed.records}};
   if (dry_run) {
     out["deleted"] = names_of(snapshots);
     out["failed"] = json::array();

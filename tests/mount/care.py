@@ -122,7 +122,7 @@ class Care(CareTest):
         with open(self.m.image('d', 'old'), 'rb') as file:
             self.assertEqual(file.read(6), b'before')
         # A disk of which only the trash is left, and back.
-        os.rmdir(self.m.disk('d', 's'))
+        self.assertIn('when they leave the trash', self.command('rm', 'd@s').stdout)
         os.rmdir(self.m.disk('d', 'old'))
         os.unlink(self.m.image('d'))
         os.rmdir(self.disk)
