@@ -238,7 +238,8 @@ Result<SpaceSums> CountedSpace::sums() {
 
 std::uint64_t CountedSpace::waiting() const {
   const std::uint64_t died = accounting_.died_bytes();
-  return died - std::min(died, collected_.load());
+  // With what the last collect found and left, which is dead too, whoever left it: aborted commits are not counted here.
+  return died - std::min(died, collected_.load()) + services_.collect.waiting_bytes;
 }
 
 }  // namespace varve::store

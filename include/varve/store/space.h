@@ -77,7 +77,7 @@ class Space {
   [[nodiscard]] virtual snapshot::RecordSums counted() const = 0;
   /// The same without `logical`.
   [[nodiscard]] virtual SpaceSums live() const = 0;
-  /// Stored bytes that are dead since the last collect began.
+  /// Stored bytes that are dead: since the last collect began, and what that one has left.
   [[nodiscard]] virtual std::uint64_t waiting() const = 0;
   [[nodiscard]] virtual std::size_t memory_bytes() const = 0;
 
