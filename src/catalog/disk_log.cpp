@@ -31,7 +31,7 @@ namespace varve::catalog {
 namespace {
 
 constexpr std::uint64_t kMinCheckpointInterval = 8;
-constexpr std::uint64_t kSnapshotsPerCheckpointRecord = 64;
+constexpr std::uint64_t kSnapshotsPerCheckpointRecord = 16;
 /// Failed appends at one number whose late arrival would still be recognised; an older one would be taken for
 /// another writer's, which is safe.
 constexpr std::size_t kMaxAttempts = 16;
@@ -92,7 +92,7 @@ struct DiskLog::Implementation {
   /// `replay` changes only under both append_mutex and this.
   mutable Mutex state_mutex;
   Replay replay VARVE_GUARDED_BY(state_mutex);
-  /// A copy of replay.state(), made when somebody asks; null after an append.
+  /// A copy of replay.state(), made when somebody asks; null after an append. Cheap: tables share what is in them.
   mutable std::shared_ptr<const DiskState> published VARVE_GUARDED_BY(state_mutex);
 
   /// Held through a checkpoint's I/O; appends go on meanwhile.

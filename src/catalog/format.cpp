@@ -313,14 +313,17 @@ Result<DiskState> decode_checkpoint(std::span<const std::byte> bytes, DiskId dis
   state.high_water = read_id(fields, "high_water");
   const Json& snapshots = fields.member("snapshots");
   if (!snapshots.is_array()) fields.note("checkpoint has no array \"snapshots\"");
+  std::vector<SnapshotTable::Item> items;
   for (const Json& snapshot : snapshots) {
     auto entry = read_entry(snapshot, problem);
     if (!problem.empty()) break;
     const SnapshotId id = entry->id;
-    if (!state.snapshots.emplace(id, std::move(entry)).second) {
-      fields.note(fmt::format("snapshot {} is there twice", id.value()));
+    if (!items.empty() && id <= items.back().first) {
+      fields.note(fmt::format("snapshot {} comes after {}", id.value(), items.back().first.value()));
     }
+    items.emplace_back(id, std::move(entry));
   }
+  if (problem.empty()) state.snapshots = SnapshotTable::of_ascending(items);
   if (!problem.empty()) return fail_damaged(problem);
   return state;
 }

@@ -42,10 +42,10 @@ Result<Replay> Replay::from_checkpoint(DiskState state, std::uint64_t number) {
   if (const auto status = check_attributes(state.directory); !status) return damaged(status);
   if (const auto status = check_attributes(state.live_image); !status) return damaged(status);
   // Ascending ids, so that each entry passes the same rules that its record passed.
-  for (auto& [id, entry] : state.snapshots) {
+  for (const auto& [id, entry] : state.snapshots) {
     const SnapshotLogged logged{entry};
     if (const auto status = replay.check(logged); !status) return damaged(status);
-    replay.take(logged, Time{});
+    replay.note(*entry);
   }
   if (own.high_water > state.high_water) {
     return fail_damaged(
@@ -181,43 +181,51 @@ void Replay::take(const Created& event, Time time) {
   state_.created = time;
 }
 
+/// What later records are checked against.
+void Replay::note(const SnapshotEntry& entry) {
+  if (!entry.care.trashed) names_.insert(entry.name);
+  state_.high_water = entry.id;
+}
+
+void Replay::replace(const SnapshotEntry& old, SnapshotEntry changed) {
+  if (!old.care.trashed) names_.erase(old.name);
+  if (!changed.care.trashed) names_.insert(changed.name);
+  const SnapshotId id = old.id;
+  state_.snapshots.set(id, std::make_shared<const SnapshotEntry>(std::move(changed)));
+}
+
 void Replay::take(const SnapshotLogged& event, Time) {
-  if (!event.entry->care.trashed) names_.insert(event.entry->name);
-  state_.high_water = event.entry->id;
-  state_.snapshots.emplace_hint(state_.snapshots.end(), event.entry->id, event.entry);
+  note(*event.entry);
+  state_.snapshots.set(event.entry->id, event.entry);
 }
 
 void Replay::take(const SnapshotDeleted& event, Time) {
-  const auto found = state_.snapshots.find(event.id);
-  if (!found->second->care.trashed) names_.erase(found->second->name);
-  state_.snapshots.erase(found);
+  const SnapshotEntry& entry = *state_.snapshots.at(event.id);
+  if (!entry.care.trashed) names_.erase(entry.name);
+  state_.snapshots.erase(event.id);
 }
 
 void Replay::take(const SnapshotRenamed& event, Time) {
-  auto& entry = state_.snapshots.at(event.id);
-  names_.erase(entry->name);
-  names_.insert(event.name);
-  auto renamed = std::make_shared<SnapshotEntry>(*entry);
-  renamed->name = event.name;
-  entry = std::move(renamed);
+  const SnapshotEntry& entry = *state_.snapshots.at(event.id);
+  SnapshotEntry changed = entry;
+  changed.name = event.name;
+  replace(entry, std::move(changed));
 }
 
 void Replay::take(const SnapshotAttributes& event, Time) {
-  auto& entry = state_.snapshots.at(event.id);
-  auto changed = std::make_shared<SnapshotEntry>(*entry);
-  changed->directory = event.directory;
-  changed->image = event.image;
-  entry = std::move(changed);
+  const SnapshotEntry& entry = *state_.snapshots.at(event.id);
+  SnapshotEntry changed = entry;
+  changed.directory = event.directory;
+  changed.image = event.image;
+  replace(entry, std::move(changed));
 }
 
 void Replay::take(const SnapshotCare& event, Time) {
-  auto& entry = state_.snapshots.at(event.id);
-  if (!entry->care.trashed) names_.erase(entry->name);
-  if (!event.care.trashed) names_.insert(event.name);
-  auto changed = std::make_shared<SnapshotEntry>(*entry);
-  changed->name = event.name;
-  changed->care = event.care;
-  entry = std::move(changed);
+  const SnapshotEntry& entry = *state_.snapshots.at(event.id);
+  SnapshotEntry changed = entry;
+  changed.name = event.name;
+  changed.care = event.care;
+  replace(entry, std::move(changed));
 }
 
 void Replay::take(const DiskLimits& event, Time) {

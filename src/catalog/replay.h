@@ -49,6 +49,8 @@ class Replay {
   [[nodiscard]] Status check_event(const DiskHidden& event) const;
   [[nodiscard]] Status check_event(const DiskRemoved& event) const;
 
+  void note(const SnapshotEntry& entry);
+  void replace(const SnapshotEntry& old, SnapshotEntry changed);
   void take(const Created& event, Time time);
   void take(const SnapshotLogged& event, Time time);
   void take(const SnapshotDeleted& event, Time time);

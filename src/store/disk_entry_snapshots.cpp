@@ -139,8 +139,10 @@ SnapshotId DiskEntry::parent_of_next() const {
   const auto pending = live_->newest_pending();
   if (pending && pending->incarnation == incarnation) return pending->id;
   const auto state = log_->state();
+  // Both numbers only grow: behind one of an earlier image come only such.
   for (auto it = state->snapshots.rbegin(); it != state->snapshots.rend(); ++it) {
     if (it->second->incarnation == incarnation) return it->first;
+    if (it->second->incarnation < incarnation) break;
   }
   return SnapshotId{0};
 }

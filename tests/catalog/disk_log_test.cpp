@@ -207,8 +207,8 @@ TEST_F(DiskLogTest, OpeningALongLogReadsFewObjects) {
 
 TEST(CheckpointInterval, GrowsWithWhatACheckpointCosts) {
   EXPECT_EQ(checkpoint_interval(0), 8u);
-  EXPECT_EQ(checkpoint_interval(512), 8u);
-  EXPECT_EQ(checkpoint_interval(6400), 100u);
+  EXPECT_EQ(checkpoint_interval(128), 8u);
+  EXPECT_EQ(checkpoint_interval(1600), 100u);
 }
 
 TEST_F(DiskLogTest, RecordsBelowACheckpointAreNeededByCheckOnly) {
@@ -256,7 +256,7 @@ void step(DiskLog& log, Model& model, std::mt19937_64& random) {
   const auto change = [&](auto&& edit) {
     auto entry = *snapshots.at(id);
     edit(entry);
-    snapshots[id] = std::make_shared<const SnapshotEntry>(entry);
+    snapshots.set(id, std::make_shared<const SnapshotEntry>(entry));
   };
   switch (pick(6)) {
     case 0:
@@ -264,7 +264,7 @@ void step(DiskLog& log, Model& model, std::mt19937_64& random) {
       const SnapshotEntry entry = snapshot(model.next_id, name);
       ASSERT_EQ(log.append_snapshot(entry).has_value(), !taken);
       if (taken) break;
-      snapshots[entry.id] = std::make_shared<const SnapshotEntry>(entry);
+      snapshots.set(entry.id, std::make_shared<const SnapshotEntry>(entry));
       model.state.high_water = entry.id;
       model.next_id += 1 + pick(3);
       break;

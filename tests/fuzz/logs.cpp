@@ -111,9 +111,9 @@ Seeds checkpoint_seeds() {
   state.name = "web01";
   state.created = Time{4};
   state.high_water = SnapshotId{4};
-  state.snapshots[SnapshotId{3}] = std::make_shared<catalog::SnapshotEntry>(some_snapshot());
+  state.snapshots.set(SnapshotId{3}, std::make_shared<catalog::SnapshotEntry>(some_snapshot()));
   Seeds seeds{bytes_of(catalog::encode_checkpoint(state, 5))};
-  state.snapshots.clear();
+  state.snapshots = {};
   seeds.push_back(bytes_of(catalog::encode_checkpoint(state, 5)));
   return seeds;
 }

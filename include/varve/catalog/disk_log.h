@@ -10,8 +10,7 @@
 // Reading is bounded: open() reads the newest good checkpoint and the records after it, at most
 // checkpoint_interval(snapshots) of them as long as checkpoints could be written. The two newest checkpoints are kept.
 //
-// Memory: about 500 bytes a snapshot (entry, name, map node) plus its xattrs; a copy of the state shares the entries
-// (about 80 bytes a snapshot, 1 ms for 10,000).
+// Memory: about 500 bytes a snapshot (entry, name) plus its xattrs; copies of the state share them all (snapshot_table.h).
 #pragma once
 
 #include <cstdint>
@@ -22,6 +21,7 @@
 #include <vector>
 
 #include "varve/catalog/care.h"
+#include "varve/catalog/snapshot_table.h"
 #include "varve/chunks/ref.h"
 #include "varve/core/result.h"
 #include "varve/core/sync.h"
@@ -68,8 +68,7 @@ struct DiskState {
   Attributes live_image;
   Limits limits;
   SnapshotId high_water;  ///< highest snapshot id ever logged: survives deletions (rule 5)
-  /// Shared between copies of the state and never changed: a rename puts a new entry in its stead. Never null.
-  std::map<SnapshotId, std::shared_ptr<const SnapshotEntry>> snapshots;
+  SnapshotTable snapshots;
 };
 
 /// Ids are below this in every log that opens: adding one never wraps.
@@ -77,8 +76,9 @@ inline constexpr std::uint64_t kIdLimit = std::uint64_t{1} << 63;
 /// A record is one object of at most this many bytes (E2BIG): xattrs beyond that are refused.
 inline constexpr ByteCount kMaxRecordSize{16 * kMiB};
 inline constexpr ByteCount kMaxCheckpointSize{256 * kMiB};
-/// Records between two checkpoints of a disk with so many snapshots: 8, or 1/64 of them when that is more, so that
-/// what is written for checkpoints stays a constant factor of what is written for records.
+/// Records between two checkpoints of a disk with so many snapshots: 8, or 1/16 of them when that is more. So what is
+/// written for checkpoints stays a constant factor of what is written for records, and reading the records that came since
+/// costs no more than reading the checkpoint (0.1 ms a record cold, 0.02 ms a snapshot).
 [[nodiscard]] std::uint64_t checkpoint_interval(std::size_t snapshots);
 
 /// One open disk log with the state it adds up to. Any thread; appends are serialised within, state() never waits for
@@ -106,7 +106,7 @@ class DiskLog {
   [[nodiscard]] static Result<std::vector<DiskId>> list(objects::ObjectStore& objects);
   ~DiskLog();
 
-  /// The state as of the last append, shared and immutable. The first call after an append copies the map.
+  /// The state as of the last append, shared and immutable. Costs the same whatever the number of snapshots.
   [[nodiscard]] std::shared_ptr<const DiskState> state() const;
 
   /// Makes sure that what open() read is durable: a daemon that was killed may have left a record that is visible and
