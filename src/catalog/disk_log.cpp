@@ -305,15 +305,7 @@ Result<std::vector<DiskId>> DiskLog::list(objects::ObjectStore& objects) {
   std::vector<DiskId> ids;
   for (const std::string& folder : folders) {
     const DiskId id{parse_number(folder, kDigits)};
-    if (id.value() == 0) continue;
-    // Record 1 is nearly always there: only when it is not must the folders be listed, so that a damaged log shows.
-    if (!objects.size(record_object(id, 1))) {
-      // What cannot be listed is a damaged disk, for whoever opens it to name: not the end of all others.
-      const auto records = list_numbers(objects, log_folder(id));
-      const auto checkpoints = list_numbers(objects, checkpoint_folder(id));
-      if (records && records->empty() && checkpoints && checkpoints->empty()) continue;
-    }
-    ids.push_back(id);
+    if (id.value() != 0) ids.push_back(id);
   }
   std::ranges::sort(ids);
   return ids;

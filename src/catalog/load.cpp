@@ -39,11 +39,14 @@ Status replay_records(objects::ObjectStore& objects, DiskId disk, const Numbers&
                       Replay& replay) {
   for (auto at = std::ranges::upper_bound(records, replay.last()); at != records.end(); ++at) {
     if (*at != replay.last() + 1) return missing(disk, replay.last() + 1, highest);
-    VARVE_TRY_ASSIGN(const Record record, read_record(objects, disk, *at));
-    if (const auto status = replay.check(record.event); !status) {
+    const auto record = read_record(objects, disk, *at);
+    // Not "absent", which would say that there is no log.
+    if (!record && record.error().code == ENOENT) return missing(disk, *at, highest);
+    if (!record) return tl::unexpected(record.error());
+    if (const auto status = replay.check(record->event); !status) {
       return fail_damaged(record_object(disk, *at) + ": contradicts the records before it: " + status.error().message);
     }
-    replay.apply(record);
+    replay.apply(*record);
   }
   // A checkpoint is written after its record: one that cannot be read still tells that records up to it existed.
   if (replay.last() < highest) return missing(disk, replay.last() + 1, highest);

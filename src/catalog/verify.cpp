@@ -93,9 +93,6 @@ Status verify_log(objects::ObjectStore& objects, DiskId id, std::vector<std::str
   VARVE_TRY_ASSIGN(const auto checkpoints, list_numbers(objects, checkpoint_folder(id), &strangers));
   VARVE_TRY_ASSIGN(const auto records, list_numbers(objects, log_folder(id), &strangers));
   for (const std::string& stranger : strangers) problems.push_back(stranger + ": not a name that varve gives");
-  if (records.empty() && checkpoints.empty()) {
-    problems.push_back(fmt::format("{}: there is no log of disk {}", log_folder(id), id.value()));
-  }
   Verifier(objects, id, problems).run(records, checkpoints);
   return {};
 }

@@ -179,13 +179,12 @@ void ChangeMap::load_page(std::uint64_t index, std::span<const std::byte> bits) 
   }
 }
 
-std::string map_name(DiskId disk, std::uint64_t number) {
-  return fmt::format("disk-{}.changes.{}", disk.value(), number);
-}
+std::string map_name_prefix(DiskId disk) { return fmt::format("disk-{}.changes.", disk.value()); }
+std::string map_name(DiskId disk, std::uint64_t number) { return map_name_prefix(disk) + std::to_string(number); }
 std::string witness_name(DiskId disk) { return fmt::format("disk-{}.witness", disk.value()); }
 
 std::optional<std::uint64_t> map_number(DiskId disk, std::string_view name) {
-  const std::string prefix = fmt::format("disk-{}.changes.", disk.value());
+  const std::string prefix = map_name_prefix(disk);
   if (!name.starts_with(prefix)) return std::nullopt;
   std::uint64_t number = 0;
   const char* end = name.data() + name.size();

@@ -67,6 +67,7 @@ class ChangeMap {
 
 /// The name of a disk's change map, and its number out of such a name.
 [[nodiscard]] std::string map_name(DiskId disk, std::uint64_t number);
+[[nodiscard]] std::string map_name_prefix(DiskId disk);
 [[nodiscard]] std::string witness_name(DiskId disk);
 [[nodiscard]] std::optional<std::uint64_t> map_number(DiskId disk, std::string_view name);
 

@@ -12,7 +12,8 @@
 namespace varve::disk {
 namespace {
 
-constexpr std::size_t kReadAhead = 1 * kMiB;
+/// Of a thousand disks that are opened each has a short journal: no more is made ready for it than it takes.
+constexpr std::size_t kReadAhead = 64 * kKiB;
 constexpr std::uint64_t kReserveStep = 128 * kKiB;
 constexpr std::uint64_t kReserveKept = 64 * kKiB;  ///< for records that give something back
 constexpr std::uint64_t kWitnessMagic = 0x3130575645565241;  // "ARVEVW01"
@@ -194,6 +195,7 @@ Result<JournalScan> Journal::scan(const os::File& file, DiskId disk, Geometry ge
     if (const auto* seal = std::get_if<record::Seal>(&decoded->record)) {
       if (seal->offset != at || seal->covered > at || seal->check != seal_check(nonce, *seal)) break;
       scan.covered = std::max(scan.covered, seal->covered);
+      scan.durable = std::max(scan.durable, seal->durable);
       scan.clean_cut = scan.last_change <= scan.covered ? std::optional(at + length) : std::nullopt;
     } else {
       scan.last_change = at + length;
@@ -232,9 +234,14 @@ Status Journal::replay(const os::File& file, std::uint64_t nonce, std::uint64_t 
 
 Result<std::unique_ptr<Journal>> Journal::open(std::unique_ptr<os::File> file, const JournalScan& scan) {
   const std::uint64_t end = scan.end;
-  // Cut and synced before anything is appended: a second crash must not find the old tail behind new records.
-  VARVE_TRY(file->resize(ByteCount{end}));
-  VARVE_TRY(file->sync_data());
+  // Cut and synced before anything is appended: a second crash must not find the old tail behind new records. Where there
+  // is none, after most clean closes, the first seal's sync is enough, and until then only what seals say is durable.
+  VARVE_TRY_ASSIGN(const auto status, file->status());
+  const bool has_tail = status.size != ByteCount{end};
+  if (has_tail) {
+    VARVE_TRY(file->resize(ByteCount{end}));
+    VARVE_TRY(file->sync_data());
+  }
   std::unique_ptr<Journal> journal(new Journal(std::move(file), scan.header.nonce));
   std::uint64_t at = kJournalHeaderSize;
   std::uint64_t chain = scan.header.nonce;
@@ -249,7 +256,7 @@ Result<std::unique_ptr<Journal>> Journal::open(std::unique_ptr<os::File> file, c
   journal->chain_ = chain;
   journal->reserved_ = end;
   journal->end_ = end;
-  journal->durable_ = end;
+  journal->durable_ = has_tail ? end : scan.durable;
   journal->last_change_ = scan.last_change;
   // What is there after a kill may be unsealed: the first flush seals it.
   journal->sealed_ = scan.covered;
@@ -292,6 +299,10 @@ Status Journal::sync() {
   VARVE_TRY(file_->sync_data());
   durable_ = position;
   return {};
+}
+
+void Journal::give_back_reserve() {
+  if (file_->resize(ByteCount{end_})) reserved_ = end_;
 }
 
 void Journal::set_witness(Witness* witness) {

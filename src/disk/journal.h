@@ -52,6 +52,7 @@ struct JournalScan {
   std::uint64_t end = 0;          ///< of the last valid record
   std::uint64_t last_change = 0;  ///< end of the last one that is no seal
   std::uint64_t covered = 0;      ///< what seals cover: in force after a power loss
+  std::uint64_t durable = 0;      ///< what was durable when the last seal was written, as it says
   bool witnessed = false;         ///< a witness mark lies on the way, with at most one record behind it
   /// End of the last seal, when all records before that seal are covered: cutting there loses nothing that counts.
   std::optional<std::uint64_t> clean_cut;
@@ -70,7 +71,7 @@ class Journal {
   /// Calls `apply` with each record up to `end`, which a scan found.
   [[nodiscard]] static Status replay(const os::File& file, std::uint64_t nonce, std::uint64_t end,
                                      const std::function<Status(const Record&)>& apply);
-  /// Opens for appending at scan.end: what lies there is cut, durably, first.
+  /// Opens for appending at scan.end: what lies behind it is cut, durably, first.
   [[nodiscard]] static Result<std::unique_ptr<Journal>> open(std::unique_ptr<os::File> file, const JournalScan& scan);
 
   /// Not durable. On an error nothing was appended. One thread at a time (LiveDisk's state mutex).
@@ -79,6 +80,8 @@ class Journal {
   [[nodiscard]] Status append_seal(std::uint64_t covered);
   /// fdatasync. Appends may go on meanwhile; what was appended before the call is durable after it.
   [[nodiscard]] Status sync();
+  /// Nothing more is appended for long: the space that is reserved goes. Only to have less to read next time.
+  void give_back_reserve();
   /// From now on each append tells the witness.
   void set_witness(Witness* witness);
 

@@ -15,10 +15,22 @@
 
 namespace varve::disk {
 
+/// What is made here is durable afterwards. What is there already is so after a clean close; open() syncs it else. Its
+/// directory is: it was durable before anything was put in it.
 Status LiveDisk::Implementation::open_files() {
+  const auto open_file = [&](const char* name, bool create) {
+    return storage.open(directory + name, {.write = true, .create = create, .direct = true});
+  };
+  auto old_home = open_file("/home.img", false);
+  auto old_detour = open_file("/detour.img", false);
+  if (old_home && old_detour) {
+    home = std::move(*old_home);
+    detour = std::move(*old_detour);
+    return {};
+  }
   VARVE_TRY(os::make_directories_durably(storage, directory));
-  VARVE_TRY_ASSIGN(home, storage.open(directory + "/home.img", {.write = true, .create = true, .direct = true}));
-  VARVE_TRY_ASSIGN(detour, storage.open(directory + "/detour.img", {.write = true, .create = true, .direct = true}));
+  VARVE_TRY_ASSIGN(home, open_file("/home.img", true));
+  VARVE_TRY_ASSIGN(detour, open_file("/detour.img", true));
   return storage.sync_directory(directory);
 }
 
@@ -150,8 +162,6 @@ Status LiveDisk::Implementation::recover_maps() {
 
 /// Maps that nothing names: of snapshots that were committed, of live maps that were merged, spares.
 void LiveDisk::Implementation::remove_other_maps() {
-  auto names = volatile_storage.list();
-  if (!names) return;
   std::set<std::uint64_t> used;
   {
     SharedLock shared(gate);
@@ -161,10 +171,18 @@ void LiveDisk::Implementation::remove_other_maps() {
       for (const auto& map : f->maps) used.insert(map->number());
     }
   }
-  for (const auto& name : *names) {
+  const auto remove_unless_used = [&](const std::string& name) {
     const auto number = map_number(id, name);
     if (number && !used.contains(*number)) (void)volatile_storage.remove(name);
+  };
+  if (options.volatile_names == nullptr) {
+    const auto names = volatile_storage.list();
+    if (names) std::ranges::for_each(*names, remove_unless_used);
+    return;
   }
+  const std::string prefix = map_name_prefix(id);
+  auto name = std::ranges::lower_bound(*options.volatile_names, prefix);
+  for (; name != options.volatile_names->end() && name->starts_with(prefix); ++name) remove_unless_used(*name);
 }
 
 Status LiveDisk::Implementation::recover_slots() {
@@ -221,6 +239,8 @@ Status LiveDisk::Implementation::open() {
   VARVE_TRY(page->reserve(ByteOffset{0}, ByteCount{Witness::kSize}));
   witness = std::make_unique<Witness>(std::move(page), identity, id);
   VARVE_TRY(recover_journal(witness->marks()));
+  // The names of files that a daemon made and was killed before it had synced them.
+  if (opened == Opened::killed || opened == Opened::power_lost) VARVE_TRY(storage.sync_directory(directory));
   VARVE_TRY(recover_slots());
   if (opened == Opened::power_lost) {
     // First of all in memory, so that no map is looked for; then the journal is written anew, whole.
@@ -284,24 +304,24 @@ Status LiveDisk::Implementation::store_map(const ChangeMap& map) {
 
 Status LiveDisk::Implementation::close() {
   VARVE_TRY(flush());
+  std::vector<std::shared_ptr<ChangeMap>> maps;
   {
     ExclusiveLock exclusive(gate);
     MutexLock lock(state_mutex);
-    for (const auto& map : live_maps) VARVE_TRY(store_map(*map));
-    for (const auto& f : frozen) {
-      for (const auto& map : f->maps) VARVE_TRY(store_map(*map));
-    }
+    maps = live_maps;
+    for (const auto& f : frozen) maps.insert(maps.end(), f->maps.begin(), f->maps.end());
+    for (const auto& map : maps) VARVE_TRY(store_map(*map));
     VARVE_TRY(journal->append(record::Clean{modified.load()}));
   }
   VARVE_TRY(flush());
   MutexLock lock(state_mutex);
   journal->set_witness(nullptr);
+  journal->give_back_reserve();
   // The journal has them now; what stays behind is removed by the next open.
-  if (auto names = volatile_storage.list()) {
-    for (const auto& name : *names) {
-      if (map_number(id, name)) (void)volatile_storage.remove(name);
-    }
-  }
+  const auto remove_map = [&](const std::shared_ptr<ChangeMap>& map) {
+    (void)volatile_storage.remove(map_name(id, map->number()));
+  };
+  std::ranges::for_each(maps, remove_map);
   (void)volatile_storage.remove(witness_name(id));
   return {};
 }

@@ -44,15 +44,19 @@ void OpenStore::assemble(Environment environment) {
 Result<std::shared_ptr<DiskEntry>> OpenStore::open_log(std::unique_ptr<catalog::DiskLog> log) {
   disk::LiveDiskOptions live_options;
   live_options.assume_power_loss = options_.assume_power_loss;
+  live_options.volatile_names = volatile_names_;
   const DiskId id = log->state()->id;
   return DiskEntry::open(services_, std::move(log), live_options, [this, id] {
     if (background_) background_->want_commit(id);
   });
 }
 
-/// Null for a disk that was removed; what a crash left of its files goes now (rule 13).
+/// Null for a disk that was removed, or whose creation was cut short; what a crash left of its files goes now (rule 13).
 Result<std::shared_ptr<DiskEntry>> OpenStore::open_disk(DiskId id) {
-  VARVE_TRY_ASSIGN(auto log, catalog::DiskLog::open(*services_.objects, id));
+  auto opened_log = catalog::DiskLog::open(*services_.objects, id);
+  if (!opened_log && opened_log.error().kind == ErrorKind::absent) return std::shared_ptr<DiskEntry>();
+  if (!opened_log) return tl::unexpected(std::move(opened_log).error());
+  auto log = std::move(*opened_log);
   if (log->state()->removed) {
     if (auto swept = remove_live_files(*services_.storage, id); !swept) {
       log::warning("files of the removed disk {} stay: {}", id.value(), swept.error().message);
@@ -74,6 +78,10 @@ Status OpenStore::recover() {
     log::warning("temporaries of an interrupted write stay: {}", swept.error().message);
   }
   VARVE_TRY_ASSIGN(const auto ids, catalog::DiskLog::list(*services_.objects));
+  if (auto names = services_.maps->list()) {
+    std::ranges::sort(*names);
+    volatile_names_ = std::make_shared<const std::vector<std::string>>(std::move(*names));
+  }
   std::vector<Result<std::shared_ptr<DiskEntry>>> opened(ids.size(), std::shared_ptr<DiskEntry>());
   {
     // Driven by hand, things happen in one order.
@@ -82,6 +90,7 @@ Status OpenStore::recover() {
       pool.submit([this, &ids, &opened, i] { opened[i] = open_disk(ids[i]); });
     }
   }
+  volatile_names_.reset();
   MutexLock operations(disk_operations_);
   DiskId last;
   for (std::size_t i = 0; i < ids.size(); ++i) {

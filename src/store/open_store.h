@@ -175,6 +175,7 @@ class OpenStore final : public Store {
   std::unique_ptr<Policies> policies_;
   std::vector<std::string> damaged_;                  ///< written in recover() only
   std::set<std::string, std::less<>> damaged_names_;  ///< of those whose log is good; in recover() only
+  std::shared_ptr<const std::vector<std::string>> volatile_names_;  ///< while recover() opens disks
 
   Mutex disk_operations_;  ///< before table_mutex_: renaming, removing disks; root attributes
 

@@ -116,10 +116,16 @@ TEST_F(DiskLogTest, ListsEveryDiskThatWasEverLogged) {
   for (const std::uint64_t id : {3u, 123456789u, 12u}) {
     ASSERT_TRUE(DiskLog::create(objects, DiskId{id}, "d", {}));
   }
-  objects.set("disks/00000099/log/readme.txt", "");         // nothing was logged there
+  objects.set("disks/00000099/log/readme.txt", "");         // nothing was logged there, which open() says
   objects.set("disks/00000050/log/0000000002.json", "{}");  // damaged: must not vanish from sight
   objects.set("disks/lost+found/log/0000000001.json", "{}");
-  EXPECT_EQ(*DiskLog::list(objects), (std::vector<DiskId>{DiskId{3}, DiskId{12}, DiskId{50}, DiskId{123456789}}));
+  EXPECT_EQ(*DiskLog::list(objects), (std::vector<DiskId>{DiskId{3}, DiskId{12}, DiskId{50}, DiskId{99}, DiskId{123456789}}));
+  const auto nothing = DiskLog::open(objects, DiskId{99});
+  ASSERT_FALSE(nothing);
+  EXPECT_EQ(nothing.error().kind, ErrorKind::absent);
+  const auto damaged = DiskLog::open(objects, DiskId{50});
+  ASSERT_FALSE(damaged);
+  EXPECT_EQ(damaged.error().kind, ErrorKind::damaged);
 }
 
 TEST_F(DiskLogTest, NoLogIsAbsentNotDamaged) {

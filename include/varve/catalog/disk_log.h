@@ -101,8 +101,8 @@ class DiskLog {
   /// A new log whose record 1 is `created`. EEXIST (kind refused) when the id is taken; errors of an append.
   [[nodiscard]] static Result<std::unique_ptr<DiskLog>> create(objects::ObjectStore& objects, DiskId id,
                                                                const std::string& name, const Attributes& directory);
-  /// Ids of all logs in the store, ascending, removed disks included. A folder in which nothing was ever logged (a
-  /// crash within create) is left out.
+  /// Ids of all logs in the store, ascending, removed disks included. Looks into none: a folder in which nothing was ever
+  /// logged (a crash within create) is among them, and open() says ENOENT.
   [[nodiscard]] static Result<std::vector<DiskId>> list(objects::ObjectStore& objects);
   ~DiskLog();
 
@@ -136,7 +136,8 @@ class DiskLog {
 };
 
 /// Reads every record and checkpoint of a log, verifies each and that each checkpoint is the sum of its records: for
-/// `check`. Problems are appended, each naming the object. Fails only when the folders cannot be listed.
+/// `check`. Problems are appended, each naming the object; that nothing was ever logged is none. Fails only when the folders
+/// cannot be listed.
 [[nodiscard]] Status verify_log(objects::ObjectStore& objects, DiskId id, std::vector<std::string>& problems);
 
 }  // namespace varve::catalog

@@ -97,6 +97,9 @@ enum class Opened { fresh, clean, killed, power_lost };
 
 struct LiveDiskOptions {
   bool assume_power_loss = false;
+  /// What is in the volatile storage, sorted, from before the first of many disks was opened; null: it is listed. Else a
+  /// thousand disks would each list the files of all.
+  std::shared_ptr<const std::vector<std::string>> volatile_names{};
   /// A journal longer than this many bytes, and than four times its compacted size, is compacted.
   std::uint64_t compact_journal_at = 16 * kMiB;
   /// Asked before the image gets another size, and told the size it has when that is done or has failed; never two at once
