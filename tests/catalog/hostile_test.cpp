@@ -3,20 +3,11 @@
 #include <nlohmann/json.hpp>
 
 #include "log_fixture.h"
-#include "varve/core/digest.h"
 
 namespace varve::catalog::test {
 namespace {
 
 using nlohmann::json;
-
-/// An independent writer of the format: content with the right checksum.
-std::string sealed(json content) {
-  content.erase("checksum");
-  const std::string text = content.dump();
-  content["checksum"] = to_hex(digest_of(std::as_bytes(std::span(text))));
-  return content.dump();
-}
 
 class HostileTest : public LogTest {
  protected:

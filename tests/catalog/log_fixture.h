@@ -5,10 +5,12 @@
 #include <gtest/gtest.h>
 
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <string>
 
 #include "memory_objects.h"
 #include "varve/catalog/disk_log.h"
+#include "varve/core/digest.h"
 
 namespace varve::catalog::test {
 
@@ -40,6 +42,14 @@ inline std::string record_name(std::uint64_t number) {
 }
 inline std::string checkpoint_name(std::uint64_t number) {
   return fmt::format("disks/00000007/checkpoint/{:010}.json", number);
+}
+
+/// An independent writer of the format: content with the right checksum.
+inline std::string sealed(nlohmann::json content) {
+  content.erase("checksum");
+  const std::string text = content.dump();
+  content["checksum"] = to_hex(digest_of(std::as_bytes(std::span(text))));
+  return content.dump();
 }
 
 inline bool same(const SnapshotEntry& a, const SnapshotEntry& b) {

@@ -1,20 +1,27 @@
 // The whole Store, without FUSE, against a plain model of it in memory: random writes, discards, resizes, snapshots,
-// deletions in any order, renames, restores, clones, copies, commits and upkeep at random points, clean remounts,
-// kills and power losses. VARVE_SEED repeats a run, VARVE_STORE_MODEL_OPERATIONS makes it longer.
+// deletions in any order, renames, restores, clones, copies, commits and upkeep at random points, holds, deadlines by a
+// clock that the test moves, the trash on and off, undeletions, prune, limits lower and higher than what is there, collect,
+// clean remounts, kills and power losses. Each kind of operation, and of refusal, must have happened. VARVE_SEED repeats a
+// run, VARVE_STORE_MODEL_OPERATIONS makes it longer.
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iostream>
 #include <map>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
+#include "care_model.h"
 #include "machine_store.h"
 #include "support/seed.h"
+#include "varve/store/commands.h"
 #include "varve/store/space.h"
 #include "varve/store/store.h"
 
@@ -22,7 +29,9 @@ namespace varve::store {
 namespace {
 
 using test::Machine;
-using Content = std::vector<std::byte>;
+using test::SnapshotModel;
+using test::TrashedModel;
+using Content = test::ImageContent;
 
 constexpr std::uint64_t kDefaultOperations = 20'000;
 constexpr std::uint64_t kOperationsPerRun = 5'000;
@@ -31,6 +40,11 @@ constexpr std::uint64_t kChunk = kMinChunkSize;
 constexpr std::uint64_t kMaxImage = 20 * kChunk;
 constexpr std::size_t kMaxDisks = 4;
 constexpr std::size_t kMaxSnapshots = 8;
+/// Seconds: of deadlines, of what the trash keeps, and by which the clock moves on.
+constexpr std::uint64_t kLongTime = 100;
+constexpr std::int64_t kSecond = 1'000'000'000;
+/// After every time at which a snapshot is taken by the real clock.
+constexpr Time kBeginning{4'000'000'000 * kSecond};
 
 /// What a live image must hold. `older` has, for each block written since the last flush, what it held before: after a
 /// power loss each such block is one of its versions (promise 3).
@@ -43,12 +57,22 @@ struct LiveModel {
 
 struct DiskModel {
   std::optional<LiveModel> live;
-  std::map<std::string, std::shared_ptr<const Content>> snapshots;
+  std::map<std::string, SnapshotModel> snapshots;
+  std::vector<TrashedModel> trash;
+  Limits limits;
 };
+
+const std::vector<std::string> kMustHappen{
+    "hold", "hold lifted", "held is not deleted", "deadline", "deadline lifted", "deadline passed", "deadline passed while held",
+    "deadline passed in the trash", "into the trash", "deleted for good", "time in the trash passed", "trash emptied", "undeleted",
+    "undeleted with its disk", "undelete refused: limit", "undelete refused: name", "undelete refused: deadline",
+    "disk removed with a trash", "hidden disk removed", "pruned", "prune kept what is held", "limit below use", "limit above use",
+    "no limit", "snapshot refused: limit", "snapshot within a limit", "size refused: limit", "size within a limit", "collected",
+    "pack rewritten", "pack punched", "pack removed"};
 
 class ModelRun {
  public:
-  explicit ModelRun(std::uint64_t seed) : random_(seed) {
+  ModelRun(std::uint64_t seed, test::Occurrences& happened) : random_(seed), happened_(happened) {
     InitOptions options;
     options.chunk_size = ByteCount{kChunk};
     EXPECT_TRUE(Store::init(machine_.storage, options));
@@ -68,6 +92,7 @@ class ModelRun {
     options.background = false;
     options.chunk_cache_bytes = 1 * kMiB;
     options.node_cache_bytes = 1 * kMiB;
+    options.clock = [this] { return time_; };
     auto opened = Store::open(test::environment_on(machine_), options);
     ASSERT_TRUE(opened) << where() << opened.error().message;
     store_ = std::move(*opened);
@@ -146,6 +171,17 @@ class ModelRun {
         {2, "remove_disk", &ModelRun::remove_disk},
         {3, "rename_disk", &ModelRun::rename_disk},
         {5, "collect", &ModelRun::collect},
+        {20, "hold", &ModelRun::hold},
+        {20, "set_deadline", &ModelRun::set_deadline},
+        {15, "pass_time", &ModelRun::pass_time},
+        {6, "abandon_disk", &ModelRun::abandon_disk},
+        {5, "keep_trash", &ModelRun::keep_trash},
+        {15, "undelete", &ModelRun::undelete},
+        {2, "empty_trash", &ModelRun::empty_trash},
+        {6, "prune", &ModelRun::prune},
+        {5, "thin", &ModelRun::thin},
+        {8, "limit_snapshots", &ModelRun::limit_snapshots},
+        {6, "limit_live_bytes", &ModelRun::limit_live_bytes},
         {4, "count", &ModelRun::count},
         {4, "remount_cleanly", &ModelRun::remount_cleanly},
         {4, "kill", &ModelRun::kill},
@@ -211,7 +247,7 @@ class ModelRun {
   std::optional<SnapshotChoice> any_snapshot() {
     std::vector<SnapshotChoice> all;
     for (auto& [disk_name, disk] : model_) {
-      for (auto& [name, content] : disk.snapshots) all.push_back({disk_name, name, content});
+      for (auto& [name, one] : disk.snapshots) all.push_back({disk_name, name, one.content});
     }
     if (all.empty()) return std::nullopt;
     return all[below(all.size())];
@@ -219,6 +255,11 @@ class ModelRun {
 
   Content some_bytes(std::size_t count) {
     Content bytes(count);
+    // Sometimes what takes its full size in a pack: for collect to have packs that are worth being written anew or punched.
+    if (count > kChunk && one_in(2)) {
+      for (std::byte& b : bytes) b = static_cast<std::byte>(random_());
+      return bytes;
+    }
     // A small palette, so that chunks repeat and deduplication has something to find; sometimes zeros.
     const std::uint64_t kind = below(8);
     const std::uint64_t stamp = kind == 0 ? 0 : kind < 4 ? below(5) * 0x0101010101010101u : random_();
@@ -338,16 +379,29 @@ class ModelRun {
     const std::string name = "s" + std::to_string(next_name_++);
     trace("snapshot %s s%lu", chosen->first, next_name_ - 1, 0);
     auto taken = disk(chosen->first).take_snapshot(name, Attributes{0, 0, 0755, {}});
+    const Content& content = chosen->second.live->content;
+    if (limits_refuse(chosen->second, content.size())) {
+      ASSERT_FALSE(taken) << where() << "a snapshot beyond the limits was taken";
+      ASSERT_EQ(taken.error().code, EDQUOT) << where() << taken.error().message;
+      return happened_.note("snapshot refused: limit");
+    }
     ASSERT_TRUE(taken) << where() << taken.error().message;
-    chosen->second.snapshots[name] = std::make_shared<const Content>(chosen->second.live->content);
+    if (chosen->second.limits != Limits{} || limits_ != Limits{}) happened_.note("snapshot within a limit");
+    chosen->second.snapshots[name] = {std::make_shared<const Content>(content), taken->id, {}, {}};
     chosen->second.live->flushed();
   }
 
   void remove_snapshot() {
     const auto chosen = any_snapshot();
     if (!chosen) return;
-    expect(disk(chosen->disk).remove_snapshot(snapshot_id(chosen->disk, chosen->name)), "remove snapshot");
-    model_[chosen->disk].snapshots.erase(chosen->name);
+    const auto removed = disk(chosen->disk).remove_snapshot(snapshot_id(chosen->disk, chosen->name));
+    if (model_[chosen->disk].snapshots.at(chosen->name).hold) {
+      ASSERT_FALSE(removed) << where() << "what is held was deleted";
+      ASSERT_EQ(removed.error().code, EBUSY) << where() << removed.error().message;
+      return happened_.note("held is not deleted");
+    }
+    expect(removed, "remove snapshot");
+    removed_as_now(chosen->disk, chosen->name);
   }
 
   void rename_snapshot() {
@@ -355,9 +409,9 @@ class ModelRun {
     if (!chosen) return;
     const std::string name = "r" + std::to_string(next_name_++);
     expect(disk(chosen->disk).rename_snapshot(snapshot_id(chosen->disk, chosen->name), name), "rename snapshot");
-    auto& snapshots = model_[chosen->disk].snapshots;
-    snapshots[name] = chosen->content;
-    snapshots.erase(chosen->name);
+    auto node = model_[chosen->disk].snapshots.extract(chosen->name);
+    node.key() = name;
+    model_[chosen->disk].snapshots.insert(std::move(node));
   }
 
   void restore() {
@@ -444,7 +498,11 @@ class ModelRun {
 
   void collect() {
     const auto collected = store_->collect([] { return false; });
-    EXPECT_TRUE(collected) << where() << "collect: " << (collected ? "" : collected.error().message);
+    ASSERT_TRUE(collected) << where() << "collect: " << collected.error().message;
+    if (collected->records_removed > 0) happened_.note("collected");
+    if (collected->packs_rewritten > 0) happened_.note("pack rewritten");
+    if (collected->packs_punched > 0) happened_.note("pack punched");
+    if (collected->packs_removed > 0) happened_.note("pack removed");
   }
 
   /// The accounting's counts are those of a walk, whatever happened since.
@@ -471,7 +529,7 @@ class ModelRun {
       EXPECT_FALSE(removed) << where() << "a disk that is not empty was removed";
     } else {
       expect(removed, "remove disk");
-      model_.erase(chosen->first);
+      hide_or_forget(chosen->first);
     }
   }
 
@@ -483,6 +541,281 @@ class ModelRun {
     auto node = model_.extract(chosen->first);
     node.key() = name;
     model_.insert(std::move(node));
+  }
+
+  // --- care ---
+
+  [[nodiscard]] bool limits_refuse(const DiskModel& disk, std::uint64_t size) const {
+    Usage all;
+    for (const auto& [name, one] : model_) {
+      const Usage used = test::usage_of(one.snapshots);
+      all.snapshots += used.snapshots;
+      all.snapshot_bytes += used.snapshot_bytes;
+    }
+    return test::refuses_snapshot(disk.limits, test::usage_of(disk.snapshots), size) ||
+           test::refuses_snapshot(limits_, all, size);
+  }
+
+  /// What became of one that was deleted as users do it.
+  void removed_as_now(const std::string& disk_name, const std::string& name) {
+    auto& disk = model_.at(disk_name);
+    auto node = disk.snapshots.extract(name);
+    if (keep_ > 0) disk.trash.push_back({name, std::move(node.mapped()), Time{time_.nanoseconds + keep_}});
+    happened_.note(keep_ > 0 ? "into the trash" : "deleted for good");
+  }
+
+  void hold() {
+    const auto chosen = any_snapshot();
+    if (!chosen) return;
+    SnapshotModel& model = model_.at(chosen->disk).snapshots.at(chosen->name);
+    // Rather lifted: what is held fills a disk up.
+    const bool lifts = model.hold.has_value() || one_in(2);
+    model.hold = lifts ? std::nullopt : std::optional("because " + std::to_string(next_name_++));
+    expect(disk(chosen->disk).change_snapshot_care(model.id, [&](Care& care) -> Status {
+      care.hold = model.hold;
+      return {};
+    }), "hold");
+    happened_.note(lifts ? "hold lifted" : "hold");
+  }
+
+  void set_deadline() {
+    const auto chosen = any_snapshot();
+    if (!chosen) return;
+    SnapshotModel& model = model_.at(chosen->disk).snapshots.at(chosen->name);
+    const bool lifts = one_in(3);
+    model.deadline = lifts ? std::nullopt : std::optional(later());
+    expect(disk(chosen->disk).change_snapshot_care(model.id, [&](Care& care) -> Status {
+      care.deadline = model.deadline;
+      return {};
+    }), "deadline");
+    happened_.note(lifts ? "deadline lifted" : "deadline");
+  }
+
+  Time later() { return Time{time_.nanoseconds + static_cast<std::int64_t>(1 + below(kLongTime)) * kSecond}; }
+
+  void pass_time() {
+    time_ = Time{time_.nanoseconds + static_cast<std::int64_t>(below(kLongTime / 2)) * kSecond};
+    // Now and then nobody looks: what is over is there until somebody does.
+    if (one_in(2)) return;
+    store_->step_schedule();
+    for (auto& [name, disk] : model_) end_what_is_over(disk);
+    for (auto& [name, disk] : hidden_) end_what_is_over(disk);
+    forget_empty_hidden_disks();
+  }
+
+  void end_what_is_over(DiskModel& disk) {
+    std::erase_if(disk.snapshots, [&](const auto& item) {
+      const SnapshotModel& one = item.second;
+      if (!one.deadline || *one.deadline > time_) return false;
+      happened_.note(one.hold ? "deadline passed while held" : "deadline passed");
+      return !one.hold.has_value();
+    });
+    std::erase_if(disk.trash, [&](const TrashedModel& one) {
+      if (one.end() > time_) return false;
+      happened_.note(one.until <= time_ ? "time in the trash passed" : "deadline passed in the trash");
+      return true;
+    });
+  }
+
+  void forget_empty_hidden_disks() {
+    const auto gone = std::erase_if(hidden_, [](const auto& item) { return item.second.trash.empty(); });
+    if (gone > 0) happened_.note("hidden disk removed");
+  }
+
+  void keep_trash() {
+    const std::uint64_t seconds = one_in(3) ? 0 : 1 + below(2 * kLongTime);
+    expect(store_->set_trash_keep(std::chrono::seconds(seconds)), "trash keep");
+    keep_ = static_cast<std::int64_t>(seconds) * kSecond;
+  }
+
+  void undelete() {
+    const auto trash = store_->trash();
+    if (trash.empty()) return;
+    const auto over_now = std::ranges::find_if(trash, [this](const TrashedSnapshot& one) {
+      return one.info.care.deadline && *one.info.care.deadline <= time_;
+    });
+    const bool take_it = over_now != trash.end() && one_in(2);
+    const TrashedSnapshot& which = take_it ? *over_now : trash[below(trash.size())];
+    const bool was_hidden = hidden_.contains(which.disk_name);
+    DiskModel& disk = was_hidden ? hidden_.at(which.disk_name) : model_.at(which.disk_name);
+    const auto one = std::ranges::find(disk.trash, which.info.id, [](const TrashedModel& t) { return t.snapshot.id; });
+    ASSERT_TRUE(one != disk.trash.end()) << where();
+    std::string name = one->name;
+    if (!disk.snapshots.empty() && one_in(4)) name = disk.snapshots.begin()->first;
+    const bool taken = disk.snapshots.contains(name);
+    const bool over = one->snapshot.deadline && *one->snapshot.deadline <= time_;
+    const bool refused = limits_refuse(disk, one->snapshot.content->size());
+    const Status done = store_->undelete(which, name);
+    if (taken || over || refused) {
+      ASSERT_FALSE(done) << where() << name << " came back";
+      ASSERT_EQ(done.error().code, taken ? EEXIST : over ? EINVAL : EDQUOT) << where() << done.error().message;
+      return happened_.note(std::string("undelete refused: ") + (taken ? "name" : over ? "deadline" : "limit"));
+    }
+    ASSERT_TRUE(done) << where() << "undelete: " << done.error().message;
+    disk.snapshots[name] = std::move(one->snapshot);
+    disk.trash.erase(one);
+    happened_.note(was_hidden ? "undeleted with its disk" : "undeleted");
+    if (was_hidden) model_.insert(hidden_.extract(which.disk_name));
+  }
+
+  void empty_trash() {
+    std::size_t count = 0;
+    for (auto* disks : {&model_, &hidden_}) {
+      for (auto& [name, disk] : *disks) {
+        count += disk.trash.size();
+        disk.trash.clear();
+      }
+    }
+    const auto emptied = store_->empty_trash();
+    ASSERT_TRUE(emptied) << where() << emptied.error().message;
+    ASSERT_EQ(*emptied, count) << where();
+    if (count > 0) happened_.note("trash emptied");
+    forget_empty_hidden_disks();
+  }
+
+  void prune() {
+    auto* chosen = any_disk(false);
+    if (chosen == nullptr || chosen->second.snapshots.empty()) return;
+    const std::size_t keep = 1 + below(5);
+    std::vector<std::pair<SnapshotId, std::string>> newest_first;
+    for (const auto& [name, one] : chosen->second.snapshots) newest_first.emplace_back(one.id, name);
+    std::ranges::sort(newest_first, std::greater<>());
+    std::set<std::string> expected;
+    for (std::size_t i = keep; i < newest_first.size(); ++i) {
+      const std::string& name = newest_first[i].second;
+      if (chosen->second.snapshots.at(name).hold) {
+        happened_.note("prune kept what is held");
+      } else {
+        expected.insert(name);
+      }
+    }
+    nlohmann::json request{{"command", "prune"}, {"disk", chosen->first}, {"keep", {{"last", keep}}}};
+    for (const bool dry_run : {true, false}) {
+      request["dry_run"] = dry_run;
+      const auto pruned = run_command(*store_, request, {});
+      ASSERT_TRUE(pruned) << where() << pruned.error().message;
+      std::set<std::string> removed;
+      for (const auto& one : pruned->at("removed")) removed.insert(one.at("name").get<std::string>());
+      ASSERT_EQ(removed, expected) << where() << pruned->dump();
+      ASSERT_TRUE(pruned->at("failed").empty()) << where() << pruned->dump();
+      ASSERT_EQ(disk(chosen->first).snapshot_count(), newest_first.size() - (dry_run ? 0 : expected.size())) << where();
+    }
+    for (const std::string& name : expected) removed_as_now(chosen->first, name);
+    if (!expected.empty()) happened_.note("pruned");
+  }
+
+  /// A long run of a pack dies, and most of it stays: for collect to make a hole.
+  void thin() {
+    auto* chosen = any_disk(true);
+    if (chosen == nullptr || chosen->second.live->content.size() < 12 * kChunk) return;
+    const auto fill = [&](std::uint64_t at, std::uint64_t count) {
+      Content bytes(static_cast<std::size_t>(count));
+      for (std::byte& b : bytes) b = static_cast<std::byte>(random_());
+      LiveModel& live = *chosen->second.live;
+      remember(live, at, count);
+      expect(disk(chosen->first).live().write(ByteOffset{at}, bytes), "write");
+      put(live, at, bytes);
+    };
+    const auto take = [&](std::uint64_t number) -> std::string {
+      const std::string name = "t" + std::to_string(number);
+      if (limits_refuse(chosen->second, chosen->second.live->content.size())) return "";
+      auto taken = disk(chosen->first).take_snapshot(name, Attributes{0, 0, 0755, {}});
+      EXPECT_TRUE(taken) << where();
+      if (!taken) return "";
+      chosen->second.snapshots[name] = {std::make_shared<const Content>(chosen->second.live->content), taken->id, {}, {}};
+      chosen->second.live->flushed();
+      while (disk(chosen->first).live().pending_count() > 0) {
+        const auto done = store_->step_commit(disk(chosen->first).id());
+        EXPECT_TRUE(done) << where() << "commit";
+        if (!done) break;
+      }
+      return name;
+    };
+    fill(0, 12 * kChunk);
+    const std::string first = take(next_name_++);
+    if (first.empty()) return;
+    fill(2 * kChunk, 4 * kChunk);
+    const std::string second = take(next_name_++);
+    expect(disk(chosen->first).remove_snapshot(chosen->second.snapshots.at(first).id), "remove snapshot");
+    removed_as_now(chosen->first, first);
+    expect(store_->step_upkeep(disk(chosen->first).id()), "upkeep");
+    collect();
+    if (second.empty() || one_in(2)) return;
+    expect(disk(chosen->first).remove_snapshot(chosen->second.snapshots.at(second).id), "remove snapshot");
+    removed_as_now(chosen->first, second);
+  }
+
+  /// All of it goes, and perhaps comes back out of the trash.
+  void abandon_disk() {
+    auto* chosen = any_disk(false);
+    if (chosen == nullptr) return;
+    const auto held = [](const auto& item) { return item.second.hold.has_value(); };
+    if (std::ranges::any_of(chosen->second.snapshots, held)) return;
+    const std::string name = chosen->first;
+    if (chosen->second.live) expect(disk(name).remove_image(), "remove image");
+    chosen->second.live.reset();
+    while (!chosen->second.snapshots.empty()) {
+      const auto [snapshot, one] = *chosen->second.snapshots.begin();
+      expect(disk(name).remove_snapshot(one.id), "remove snapshot");
+      removed_as_now(name, snapshot);
+    }
+    expect(store_->remove_disk(disk(name).id()), "remove disk");
+    hide_or_forget(name);
+  }
+
+  void hide_or_forget(const std::string& name) {
+    auto node = model_.extract(name);
+    if (node.mapped().trash.empty()) return;
+    hidden_.insert(std::move(node));
+    happened_.note("disk removed with a trash");
+  }
+
+  /// Around what there is, for one disk or for all.
+  void limit_snapshots() {
+    auto* chosen = any_disk(false);
+    const bool all = chosen == nullptr || one_in(3);
+    const Usage used = all ? store_->usage() : disk(chosen->first).usage();
+    Limits limits;
+    const auto near = [&](std::uint64_t value, std::uint64_t span) { return value + below(span) - std::min(value, below(span)); };
+    const bool none = one_in(2);
+    if (!none) limits.snapshots = near(used.snapshots, 4);
+    if (!none && one_in(2)) limits.snapshot_bytes = near(used.snapshot_bytes, kMaxImage);
+    expect(all ? store_->set_limits(limits) : disk(chosen->first).set_limits(limits), "limits");
+    (all ? limits_ : chosen->second.limits) = limits;
+    const bool below_use = is_below(limits.snapshots, used.snapshots) || is_below(limits.snapshot_bytes, used.snapshot_bytes);
+    happened_.note(limits == Limits{} ? "no limit" : below_use ? "limit below use" : "limit above use");
+  }
+  static bool is_below(const std::optional<std::uint64_t>& limit, std::uint64_t used) { return limit && *limit < used; }
+
+  /// A limit for the length of one resize, of the disk or of all.
+  void limit_live_bytes() {
+    auto* chosen = any_disk(true);
+    if (chosen == nullptr) return;
+    LiveModel& live = *chosen->second.live;
+    const bool all = one_in(2);
+    std::uint64_t used = 0;
+    for (const auto& [name, one] : model_) {
+      if (one.live && (all || &one == &chosen->second)) used += one.live->content.size();
+    }
+    Limits limits = all ? limits_ : chosen->second.limits;
+    const auto set = [&] { expect(all ? store_->set_limits(limits) : disk(chosen->first).set_limits(limits), "limits"); };
+    limits.live_bytes = below(2 * used + 1);
+    set();
+    const std::uint64_t size = below(kMaxImage);
+    const std::uint64_t old = live.content.size();
+    const bool refused = size > old && used + (size - old) > *limits.live_bytes;
+    const Status done = disk(chosen->first).resize_image(ByteCount{size}, nullptr);
+    limits.live_bytes.reset();
+    set();
+    happened_.note(refused ? "size refused: limit" : "size within a limit");
+    if (refused) {
+      ASSERT_FALSE(done) << where() << "a size beyond the limit was taken";
+      ASSERT_EQ(done.error().code, EDQUOT) << where() << done.error().message;
+      return;
+    }
+    ASSERT_TRUE(done) << where() << done.error().message;
+    live.content.resize(static_cast<std::size_t>(size));
+    flush_now(chosen->first, live);
   }
 
   // --- looking ---
@@ -537,13 +870,42 @@ class ModelRun {
         verify_holes(found, *expected.live);
       }
       ASSERT_EQ(found.snapshots().size(), expected.snapshots.size()) << where() << name;
-      for (auto& [snapshot, content] : expected.snapshots) verify_snapshot(found, snapshot, *content);
+      for (auto& [snapshot, one] : expected.snapshots) verify_snapshot(found, snapshot, one);
+      ASSERT_EQ(found.limits(), expected.limits) << where() << name;
     }
+    ASSERT_EQ(store_->limits(), limits_) << where();
+    ASSERT_EQ(store_->trash_keep().count() * kSecond, keep_) << where();
+    verify_trash();
   }
 
-  void verify_snapshot(Disk& disk, const std::string& name, const Content& expected) {
+  void verify_trash() {
+    std::map<std::pair<std::string, SnapshotId>, std::string> expected;
+    std::map<std::pair<std::string, SnapshotId>, std::string> found;
+    const auto describe = [](const std::string& name, const std::optional<Time>& deadline, Time until, bool hidden) {
+      return name + (deadline ? " ends " + to_iso8601(*deadline) : "") + " until " + to_iso8601(until) +
+             (hidden ? " with its disk" : "");
+    };
+    for (const auto* disks : {&model_, &hidden_}) {
+      for (const auto& [name, disk] : *disks) {
+        for (const TrashedModel& one : disk.trash) {
+          expected[{name, one.snapshot.id}] = describe(one.name, one.snapshot.deadline, one.until, disks == &hidden_);
+        }
+      }
+    }
+    for (const TrashedSnapshot& one : store_->trash()) {
+      ASSERT_TRUE(one.info.care.trashed && !one.info.care.hold) << where();
+      found[{one.disk_name, one.info.id}] =
+          describe(one.info.name, one.info.care.deadline, one.info.care.trashed->until, one.disk_removed);
+    }
+    ASSERT_EQ(found, expected) << where();
+  }
+
+  void verify_snapshot(Disk& disk, const std::string& name, const SnapshotModel& model) {
+    const Content& expected = *model.content;
     auto info = disk.find_snapshot(name);
     ASSERT_TRUE(info) << where() << disk.name() << "@" << name;
+    ASSERT_EQ(info->id, model.id) << where() << disk.name() << "@" << name;
+    ASSERT_TRUE(info->care == (Care{model.hold, model.deadline, {}, {}})) << where() << disk.name() << "@" << name;
     ASSERT_EQ(info->size.value(), expected.size()) << where() << disk.name() << "@" << name;
     Content found(expected.size() + 1);
     auto got = disk.read_snapshot(info->id, ByteOffset{0}, found);
@@ -575,6 +937,11 @@ class ModelRun {
   std::mt19937_64 random_;
   std::unique_ptr<Store> store_;
   std::map<std::string, DiskModel> model_;
+  std::map<std::string, DiskModel> hidden_;  ///< whose directory was removed: the trash is all they have
+  Limits limits_;
+  std::int64_t keep_ = 0;
+  Time time_ = kBeginning;
+  test::Occurrences& happened_;
   std::uint64_t next_name_ = 1;
   std::uint64_t done_ = 0;
   const bool trace_ = std::getenv("VARVE_MODEL_TRACE") != nullptr;
@@ -584,10 +951,15 @@ std::uint64_t operations() { return test::number_from("VARVE_STORE_MODEL_OPERATI
 
 TEST(StoreModel, EveryImageHoldsWhatTheModelSaysThroughAnyOperationsKillsAndPowerLosses) {
   const std::uint64_t seed = test::seed_for("the store's model");
+  test::Occurrences happened;
   // Each run on a machine of its own: a store's log only grows, and so would the time of each remount.
   for (std::uint64_t done = 0, run = 0; done < operations() && !HasFailure(); done += kOperationsPerRun, ++run) {
     SCOPED_TRACE("run with seed " + std::to_string(seed + run));
-    ModelRun(seed + run).run(std::min(kOperationsPerRun, operations() - done));
+    ModelRun(seed + run, happened).run(std::min(kOperationsPerRun, operations() - done));
+  }
+  std::cerr << happened.text() << "\n";
+  if (operations() >= kDefaultOperations && !HasFailure()) {
+    EXPECT_EQ(happened.missing(kMustHappen), "") << "these never happened";
   }
 }
 

@@ -53,6 +53,7 @@ Status ModeledStore::open_store() {
   options.background = false;
   options.chunk_cache_bytes = 1 * kMiB;
   options.node_cache_bytes = 1 * kMiB;
+  options.clock = [this] { return knowledge_.time; };
   VARVE_TRY_ASSIGN(store_, Store::open(environment(), options));
   return {};
 }
@@ -278,10 +279,16 @@ void ModeledStore::flush(const std::string& disk) {
 void ModeledStore::snapshot(const std::string& disk, const std::string& name) {
   if (model(disk) == nullptr || !model(disk)->live || model(disk)->snapshots.contains(name)) return;
   State after = knowledge_.state;
-  after[disk].history.clear();
-  after[disk].snapshots[name] = std::make_shared<const SparseImage>(*after[disk].live);
+  const bool refused = limits_refuse(disk);
+  if (!refused) {
+    after[disk].history.clear();
+    after[disk].snapshots[name] = std::make_shared<const SparseImage>(*after[disk].live);
+  }
   perform("snapshot " + disk + "@" + name, {{after}}, [&]() -> Status {
-    VARVE_TRY(pointer(disk)->take_snapshot(name, kDirectoryAttributes));
+    const auto taken = pointer(disk)->take_snapshot(name, kDirectoryAttributes);
+    if (refused && taken) problem("it is beyond a limit");
+    if (refused && !taken && taken.error().code == EDQUOT) return {};
+    VARVE_TRY(taken);
     return {};
   });
 }
@@ -289,9 +296,22 @@ void ModeledStore::snapshot(const std::string& disk, const std::string& name) {
 void ModeledStore::remove_snapshot(const std::string& disk, const std::string& name) {
   if (id_of(disk, name) == SnapshotId{0}) return;
   State after = knowledge_.state;
-  after[disk].snapshots.erase(name);
-  perform("remove " + disk + "@" + name, {{after}},
-          [&] { return pointer(disk)->remove_snapshot(id_of(disk, name)); });
+  const auto care = after[disk].care.find(name);
+  const bool held = care != after[disk].care.end() && care->second.hold.has_value();
+  Flight flight;
+  if (!held) {
+    remove_from(after, disk, name);
+    State gone = after;
+    gone[disk].trash.erase(name);
+    if (fault_ && after.trash_keep > 0) flight.outcomes.push_back(std::move(gone));
+  }
+  flight.outcomes.push_back(std::move(after));
+  perform("remove " + disk + "@" + name, std::move(flight), [&] {
+    Status removed = pointer(disk)->remove_snapshot(id_of(disk, name));
+    if (held && removed) problem("it was held");
+    return held && !removed && removed.error().code == EBUSY ? Status{} : removed;
+  });
+  forget_what_the_trash_could_not_take();
 }
 
 void ModeledStore::rename_snapshot(const std::string& disk, const std::string& from, const std::string& to) {
@@ -300,6 +320,10 @@ void ModeledStore::rename_snapshot(const std::string& disk, const std::string& f
   auto node = after[disk].snapshots.extract(from);
   node.key() = to;
   after[disk].snapshots.insert(std::move(node));
+  if (auto care = after[disk].care.extract(from)) {
+    care.key() = to;
+    after[disk].care.insert(std::move(care));
+  }
   perform("rename " + disk + "@" + from + " to " + to, {{after}},
           [&] { return pointer(disk)->rename_snapshot(id_of(disk, from), to); });
 }
@@ -400,7 +424,11 @@ void ModeledStore::remove_image(const std::string& disk) {
 void ModeledStore::remove_disk(const std::string& disk) {
   if (model(disk) == nullptr || model(disk)->live || !model(disk)->snapshots.empty()) return;
   State after = knowledge_.state;
-  after.erase(disk);
+  auto node = after.extract(disk);
+  if (!node.mapped().trash.empty()) {
+    node.key() = std::string(kHidden) + disk;
+    after.insert(std::move(node));
+  }
   perform("remove disk " + disk, {{after}}, [&] { return store_->remove_disk(pointer(disk)->id()); });
 }
 

@@ -29,16 +29,28 @@ inline constexpr std::uint64_t kStoreChunk = kMinChunkSize;
 inline const store::Attributes kDirectoryAttributes{0, 0, 0755, {}};
 /// A snapshot that is taken for a clone, whatever its number.
 inline constexpr std::string_view kAnyForClone = "clone-*";
+inline constexpr std::string_view kHidden = "hidden ";
 
 class ModeledStore {
  public:
   using ImagePointer = std::shared_ptr<const SparseImage>;
+  struct Trashed {
+    ImagePointer image;
+    store::Care care;
+  };
   struct DiskModel {
     MaybeImage live;
     std::vector<MaybeImage> history;  ///< `live` before each operation since all was durable
     std::map<std::string, ImagePointer> snapshots;
+    std::map<std::string, store::Care> care;  ///< of those snapshots that have some
+    std::map<std::string, Trashed> trash;
+    store::Limits limits;
   };
-  using State = std::map<std::string, DiskModel>;
+  /// Disks by name; one whose directory was removed, of which only the trash is left, by kHidden and its name.
+  struct State : std::map<std::string, DiskModel> {
+    store::Limits limits;
+    std::int64_t trash_keep = 0;  ///< seconds
+  };
 
   /// What was going on.
   struct Flight {
@@ -53,6 +65,7 @@ class ModeledStore {
     std::set<std::string> latched;  ///< disks that refused since: their images are seen again when they are opened
     bool lost_power = false;        ///< since the last open
     std::uint64_t stamp = 1;
+    Time time{4'000'000'000'000'000'000};  ///< by the store's clock; after every snapshot's
   };
   /// A machine as it was before a call, or in the middle of one.
   struct Moment {
@@ -104,6 +117,18 @@ class ModeledStore {
   void change_attributes(const std::string& disk);
   /// A clean unmount and a mount.
   void remount();
+  // What is refused (by a hold: EBUSY; by a limit: EDQUOT) changes nothing, and that it is refused is what must happen.
+  void hold(const std::string& disk, const std::string& snapshot, const std::optional<std::string>& reason);
+  /// So many seconds from now.
+  void set_deadline(const std::string& disk, const std::string& snapshot, std::int64_t seconds);
+  /// The clock moves on, and what is over ends.
+  void pass_time(std::int64_t seconds);
+  void keep_trash(std::int64_t seconds);
+  void undelete(const std::string& disk, const std::string& snapshot);
+  void empty_trash();
+  void prune(const std::string& disk, std::size_t keep_last);
+  /// Of a disk; of the store where `disk` is empty.
+  void limit_snapshots(const std::string& disk, std::optional<std::uint64_t> count);
 
   // --- death ---
   /// Before each change that a call makes, and in the middle of each write, `visit` gets that moment; all those of one
@@ -151,8 +176,14 @@ class ModeledStore {
   struct Found {
     MaybeImage live;
     std::set<std::string> snapshots;
+    std::map<std::string, store::Care> care;
+    std::map<std::string, Trashed> trash;  ///< without images
+    store::Limits limits;
   };
-  using FoundStore = std::map<std::string, Found>;
+  struct FoundStore : std::map<std::string, Found> {
+    store::Limits limits;
+    std::int64_t trash_keep = 0;
+  };
 
   [[nodiscard]] store::Environment environment();
   [[nodiscard]] Status open_store();
@@ -168,6 +199,22 @@ class ModeledStore {
   void judge_after_fault(const std::vector<State>& outcomes);
   [[nodiscard]] bool fault_was_met() const;
 
+  /// Whether one more snapshot is beyond a limit.
+  [[nodiscard]] bool limits_refuse(const std::string& disk) const;
+  [[nodiscard]] Time later(std::int64_t seconds) const;
+  void change_care(const std::string& what, const std::string& disk, const std::string& snapshot,
+                   const std::function<void(store::Care&)>& change);
+  /// As deleting does it in `state`: into the trash, or for good.
+  void remove_from(State& state, const std::string& disk, const std::string& snapshot) const;
+  using Step = std::function<void(State&)>;
+  /// One step after the other; where calls fail, any of them: one that does not work does not keep the others.
+  [[nodiscard]] std::vector<State> outcomes_of(const std::vector<Step>& steps) const;
+  [[nodiscard]] std::vector<State> outcomes_of_time() const;
+  /// Without space for the note that it is in the trash a snapshot is deleted for good.
+  void forget_what_the_trash_could_not_take();
+  [[nodiscard]] bool anything_is_over() const;
+  [[nodiscard]] static ImagePointer image_for_trash(const std::vector<State>& outcomes, const std::string& disk,
+                                                    const std::string& snapshot);
   [[nodiscard]] FoundStore look();
   [[nodiscard]] MaybeImage read_live(store::Disk& disk);
   /// What is found must be one of the outcomes, the first of which is that nothing happened; it becomes the state.

@@ -3,7 +3,10 @@
 #include <cerrno>
 #include <utility>
 
+#include <nlohmann/json.hpp>
+
 #include "modeled_store.h"
+#include "varve/catalog/care.h"
 #include "varve/chunks/ref.h"
 
 namespace varve::test {
@@ -21,7 +24,15 @@ std::string text(std::uint64_t value) { return std::to_string(value); }
 
 std::string normal(const std::string& snapshot) { return snapshot.starts_with(kForClone) ? std::string(kAnyForClone) : snapshot; }
 
-/// The same disks with the same snapshots.
+/// What is there beside the images, as words that no snapshot is called.
+template <class Disk>
+void add_care(const Disk& disk, std::set<std::string>& words) {
+  for (const auto& [name, care] : disk.care) words.insert("." + name + " " + catalog::to_json(care).dump());
+  for (const auto& [name, one] : disk.trash) words.insert(".trash: " + name + " " + catalog::to_json(one.care).dump());
+  if (disk.limits != store::Limits{}) words.insert(".limits " + catalog::to_json(disk.limits).dump());
+}
+
+/// The same disks with the same snapshots, which are cared for alike.
 template <class Stores>
 std::map<std::string, std::set<std::string>> structure(const Stores& stores) {
   std::map<std::string, std::set<std::string>> names;
@@ -34,7 +45,9 @@ std::map<std::string, std::set<std::string>> structure(const Stores& stores) {
         snapshots.insert(normal(snapshot.first));
       }
     }
+    add_care(item, snapshots);
   }
+  names[".store"] = {catalog::to_json(stores.limits).dump(), "trash " + std::to_string(stores.trash_keep)};
   return names;
 }
 
@@ -81,9 +94,20 @@ ModeledStore::FoundStore ModeledStore::look() {
   for (const auto& disk : store_->disks()) {
     Found& item = found[disk->name()];
     item.live = read_live(*disk);
-    for (const SnapshotInfo& info : disk->snapshots()) item.snapshots.insert(info.name);
+    item.limits = disk->limits();
+    for (const SnapshotInfo& info : disk->snapshots()) {
+      item.snapshots.insert(info.name);
+      if (info.care != store::Care{}) item.care[info.name] = info.care;
+    }
     if (disk->snapshot_count() != item.snapshots.size()) problem(disk->name() + ": snapshots are counted wrongly");
   }
+  for (const auto& one : store_->trash()) {
+    Found& item = found[one.disk_removed ? std::string(kHidden) + one.disk_name : one.disk_name];
+    item.limits = one.disk->limits();
+    item.trash[one.info.name] = {nullptr, one.info.care};
+  }
+  found.limits = store_->limits();
+  found.trash_keep = store_->trash_keep().count();
   return found;
 }
 
@@ -107,9 +131,18 @@ void ModeledStore::judge(const std::vector<State>& outcomes, bool by_blocks, boo
 /// Disks and snapshots as they are found, each such as some outcome has it.
 ModeledStore::State ModeledStore::assemble(const FoundStore& found, const std::vector<State>& outcomes) {
   State state;
+  state.limits = found.limits;
+  state.trash_keep = found.trash_keep;
   std::set<const SparseImage*> seen;
   for (const auto& [disk, item] : found) {
     DiskModel& model = state[disk];
+    model.care = item.care;
+    model.limits = item.limits;
+    for (const auto& [name, one] : item.trash) {
+      const ImagePointer image = image_for_trash(outcomes, disk, name);
+      if (image == nullptr) problem(disk + "@" + name + " appeared in the trash");
+      model.trash[name] = {image, one.care};
+    }
     for (const std::string& snapshot : item.snapshots) {
       std::vector<ImagePointer> possible;
       for (const State& outcome : outcomes) {
@@ -142,6 +175,21 @@ ModeledStore::State ModeledStore::assemble(const FoundStore& found, const std::v
     if (always && !found.contains(disk)) problem("disk " + disk + " is lost");
   }
   return state;
+}
+
+/// What was called so where it was deleted. What is in the trash cannot be read: its bytes are compared when it comes back.
+ModeledStore::ImagePointer ModeledStore::image_for_trash(const std::vector<State>& outcomes, const std::string& disk,
+                                                         const std::string& snapshot) {
+  const std::string plain = disk.starts_with(kHidden) ? disk.substr(kHidden.size()) : disk;
+  for (const State& outcome : outcomes) {
+    for (const std::string& name : {plain, std::string(kHidden) + plain}) {
+      const auto it = outcome.find(name);
+      if (it == outcome.end()) continue;
+      if (const auto one = it->second.trash.find(snapshot); one != it->second.trash.end()) return one->second.image;
+      if (const auto one = it->second.snapshots.find(snapshot); one != it->second.snapshots.end()) return one->second;
+    }
+  }
+  return nullptr;
 }
 
 void ModeledStore::judge_live(const std::string& disk, DiskModel& model, const MaybeImage& found,
@@ -221,6 +269,7 @@ void ModeledStore::verify() {
     return problem("there is" + to_text(structure(look())) + ", and should be" + to_text(structure(knowledge_.state)));
   }
   for (const auto& [name, item] : knowledge_.state) {
+    if (name.starts_with(kHidden)) continue;
     Disk& disk = *pointer(name);
     for (const auto& [snapshot, image] : item.snapshots) compare_snapshot(disk, snapshot, {image});
     if (knowledge_.latched.contains(name)) continue;
@@ -253,7 +302,9 @@ std::size_t ModeledStore::check_refusals() {
 void ModeledStore::work() {
   if (store_ == nullptr) return;
   std::vector<std::string> names;
-  for (const auto& [name, item] : knowledge_.state) names.push_back(name);
+  for (const auto& [name, item] : knowledge_.state) {
+    if (!name.starts_with(kHidden)) names.push_back(name);
+  }
   for (const std::string& name : names) {
     write(name, kStoreChunk + 100, kBlockSize);
     flush(name);

@@ -288,6 +288,93 @@ void many_log_records(ModeledStore& store) {
   }
 }
 
+/// Complete and pending ones go to the trash and come back; what the trash holds is not collected.
+void trash(ModeledStore& store) {
+  store.keep_trash(100);
+  store.remove_snapshot("a", "s1");
+  store.remove_snapshot("a", "s2");
+  store.write("a", kChunk, 2 * kChunk);
+  store.collect();
+  store.commit("a");
+  store.undelete("a", "s1");
+  store.upkeep("a");
+  store.undelete("a", "s2");
+  store.remove_snapshot("b", "t1");
+  store.remove_snapshot("a", "s1");
+  store.empty_trash();
+  store.remove_snapshot("a", "s2");
+  store.keep_trash(0);
+  store.pass_time(101);
+  store.collect();
+}
+
+void trash_of_a_removed_disk(ModeledStore& store) {
+  store.keep_trash(100);
+  store.hold("a", "s1", "kept for the auditors");
+  store.remove_snapshot("a", "s1");
+  store.hold("a", "s1", std::nullopt);
+  store.remove_snapshot("a", "s1");
+  store.remove_image("a");
+  store.remove_snapshot("a", "s2");
+  store.remove_disk("a");
+  store.collect();
+  store.undelete("a", "s2");
+  store.commit("a");
+  store.remove_snapshot("a", "s2");
+  store.remove_disk("a");
+  store.pass_time(101);
+  store.collect();
+}
+
+void deadlines(ModeledStore& store) {
+  for (const char* name : {"s1", "s2", "s3", "s4"}) store.set_deadline("a", name, 10);
+  store.hold("a", "s2", "");
+  store.commit("a");
+  store.remount();
+  store.set_deadline("a", "s4", 30);
+  store.rename_snapshot("a", "s3", "r3");
+  store.pass_time(10);
+  store.collect();
+  store.upkeep("a");
+  store.hold("a", "s2", std::nullopt);
+  store.pass_time(0);
+  store.keep_trash(100);
+  store.remove_snapshot("a", "s4");
+  store.pass_time(20);
+  store.collect();
+}
+
+void prunes(ModeledStore& store) {
+  store.hold("a", "s2", "the one that works");
+  store.commit("a");
+  store.prune("a", 1);
+  store.collect();
+  store.write("a", 0, kChunk);
+  store.snapshot("a", "x1");
+  store.snapshot("a", "x2");
+  store.prune("a", 2);
+  store.hold("a", "s2", std::nullopt);
+  store.commit("a");
+  store.prune("a", 1);
+  store.collect();
+}
+
+void limits(ModeledStore& store) {
+  store.limit_snapshots("a", 2);
+  store.snapshot("a", "x1");
+  store.limit_snapshots("a", 1);
+  store.commit("a");
+  store.remove_snapshot("a", "s1");
+  store.snapshot("a", "x1");
+  store.limit_snapshots("", 3);
+  store.limit_snapshots("a", std::nullopt);
+  store.snapshot("a", "x1");
+  store.snapshot("b", "x1");
+  store.limit_snapshots("", std::nullopt);
+  store.remount();
+  store.snapshot("b", "x1");
+}
+
 }  // namespace
 
 const std::vector<Scene>& scenes() {
@@ -314,6 +401,11 @@ const std::vector<Scene>& scenes() {
       {"FallsBack", a_pending_snapshot, falls_back},
       {"Remounts", two_disks, remounts},
       {"ManyLogRecords", a_complete_snapshot, many_log_records},
+      {"Trash", two_disks, trash, false},
+      {"TrashOfARemovedDisk", an_almost_empty_disk, trash_of_a_removed_disk, false},
+      {"Deadlines", three_pending_snapshots, deadlines, false},
+      {"Prunes", three_pending_snapshots, prunes, false},
+      {"Limits", two_disks, limits, false},
   };
   return all;
 }

@@ -13,6 +13,9 @@ struct Scene {
   const char* name;
   void (*before)(ModeledStore&);  ///< undisturbed
   void (*play)(ModeledStore&);
+  /// Also for a medium that fails. Not where a log record of unknown outcome may come into force several operations later,
+  /// when it is settled: the model knows one operation that is in doubt.
+  bool with_faults = true;
 };
 
 [[nodiscard]] const std::vector<Scene>& scenes();
