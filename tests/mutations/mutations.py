@@ -156,4 +156,11 @@ MUTATIONS = [
     Mutation(14, 'no dead record can be held while it goes', 'src/chunks/root_registry.cpp',
              'condemned_.insert_or_assign(pack, std::move(kept));', 'static_cast<void>(kept);',
              'chunks/chunks_test', 'RootRegistry*'),
+    # Deleting with care.
+    Mutation(0, 'that something is in the trash is durable before it is gone from sight', 'src/store/disk_entry_care.cpp',
+             'return set_care(info, info.name, info.care); }));', 'return Status{}; }));',
+             'store/store_test', 'StoreModel.*'),
+    Mutation(0, 'no record of care gives a snapshot the name of another', 'src/catalog/replay.cpp',
+             'if (event.care.trashed || named_so) return validate_name', 'if (true || named_so) return validate_name',
+             'catalog/catalog_test', 'CareRecordsTest.*'),
 ]
