@@ -105,12 +105,12 @@ class UnsealedHomes {
   std::map<std::uint64_t, Range> ranges_;  ///< do not overlap
 };
 
-/// Content of a partly overwritten Base chunk, fetched before the gate.
+/// What L has for a chunk that is about to be written, looked at before the gate.
 struct Fill {
   ChunkIndex chunk;
   OpaqueRoot root;  ///< empty: zeros
   ChunkIndex source;
-  std::shared_ptr<AlignedBuffer> bytes;
+  std::shared_ptr<AlignedBuffer> bytes;  ///< of a partly overwritten Base chunk; null: the whole chunk is written, and the same
 };
 
 /// Where the bytes of a chunk of some image are.
@@ -227,11 +227,14 @@ struct LiveDisk::Implementation {
                                    std::span<const std::byte> bytes);
   [[nodiscard]] Result<std::vector<Fill>> fetch_fills(ByteOffset at, std::uint64_t count);
   [[nodiscard]] Result<std::optional<Fill>> fetch_fill(ChunkIndex chunk);
+  void find_same(ByteOffset at, std::span<const std::byte> bytes, std::vector<Fill>& fills);
+  /// Whether `fills` says that a write to the whole chunk makes it what L has, and L still has that.
+  [[nodiscard]] bool is_same(ChunkIndex chunk, const std::vector<Fill>& fills) const VARVE_REQUIRES(state_mutex);
   /// False: a fill is out of date; fetch again outside the gate.
   [[nodiscard]] Result<bool> write_in_gate(ByteOffset at, std::span<const std::byte> bytes,
                                            const std::vector<Fill>& fills) VARVE_REQUIRES_SHARED(gate);
-  [[nodiscard]] Result<bool> write_in_place(ByteOffset at, std::span<const std::byte> bytes)
-      VARVE_REQUIRES_SHARED(gate);
+  [[nodiscard]] Result<bool> write_in_place(ByteOffset at, std::span<const std::byte> bytes,
+                                            const std::vector<Fill>& fills) VARVE_REQUIRES_SHARED(gate);
   [[nodiscard]] Result<bool> write_chunk(ChunkIndex chunk, std::size_t within, std::span<const std::byte> bytes,
                                          const std::vector<Fill>& fills) VARVE_REQUIRES_SHARED(gate);
   [[nodiscard]] Status overwrite(ChunkIndex chunk, Place place, std::size_t within, std::span<const std::byte> bytes);

@@ -24,6 +24,7 @@
 //     Detour - write, not pinned ---> Detour  -- write, pinned -------------> Home if free, else another Detour
 //     Detour - move_home, Home free -> Home
 //     any   -- zero, shrink, remove -> Zero   -- splice, replace -----------> Base
+//     any   -- write of the whole chunk, and the bytes are what L has ------> Base, without a byte being stored
 #include "varve/disk/live_disk.h"
 
 #include <fmt/format.h>

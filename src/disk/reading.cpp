@@ -147,7 +147,8 @@ bool LiveDisk::reads_base(ByteOffset at, ByteCount count) const {
   return false;
 }
 
-/// Only chunks that are written in part are asked for: the first or the last.
+/// Of Base chunks that are written in part, only the first or the last, the bytes are asked for; of what is written
+/// whole, what L has for it.
 bool LiveDisk::writes_base(ByteOffset at, ByteCount count) const {
   const auto& self = *implementation_;
   if (count == ByteCount{0}) return false;
@@ -161,6 +162,9 @@ bool LiveDisk::writes_base(ByteOffset at, ByteCount count) const {
   };
   const ChunkIndex first = self.geometry.chunk_of(at);
   const ChunkIndex last = self.geometry.chunk_of(ByteOffset{end.value() - 1});
+  const ChunkIndex whole = partly(first) ? first + ChunkCount{1} : first;
+  const ChunkIndex whole_end = partly(last) ? last : last + ChunkCount{1};
+  if (whole < whole_end && self.state.segments().overlaps(whole, whole_end - whole)) return true;
   return (partly(first) && places.get(first).kind == PlaceKind::base) ||
          (partly(last) && places.get(last).kind == PlaceKind::base);
 }

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "implementation.h"
+#include "varve/core/same_bytes.h"
 
 namespace varve::disk {
 /// Offset and length are whole blocks; the memory may lie anywhere.
@@ -65,6 +66,31 @@ Result<std::vector<Fill>> LiveDisk::Implementation::fetch_fills(ByteOffset at, s
   return fills;
 }
 
+/// Chunks that the write covers whole and makes, or leaves, what L has for them.
+void LiveDisk::Implementation::find_same(ByteOffset at, std::span<const std::byte> bytes, std::vector<Fill>& fills) {
+  const std::size_t size = geometry.chunk_bytes();
+  const std::size_t skip = (size - geometry.within_chunk(at)) % size;
+  ChunkIndex chunk = geometry.chunk_of(at + ByteCount{skip});
+  for (std::size_t done = skip; done + size <= bytes.size(); done += size, chunk += ChunkCount{1}) {
+    std::optional<Segments::Found> there;
+    {
+      MutexLock lock(state_mutex);
+      if (state.segments().size() == 0) return;
+      there = state.segments().find(chunk);
+    }
+    if (there && base.holds(there->root, there->source, bytes.subspan(done, size))) {
+      fills.push_back({chunk, there->root, there->source, nullptr});
+    }
+  }
+}
+
+bool LiveDisk::Implementation::is_same(ChunkIndex chunk, const std::vector<Fill>& fills) const {
+  const auto fill = std::ranges::find_if(fills, [&](const Fill& f) { return f.chunk == chunk && f.bytes == nullptr; });
+  if (fill == fills.end()) return false;
+  const auto there = state.segments().find(chunk);
+  return there && there->root == fill->root && there->source == fill->source;
+}
+
 Status LiveDisk::write(ByteOffset at, std::span<const std::byte> bytes) {
   auto& self = *implementation_;
   if (bytes.empty()) return {};
@@ -74,7 +100,8 @@ Status LiveDisk::write(ByteOffset at, std::span<const std::byte> bytes) {
   }
   const ByteCount end{at.value() + bytes.size()};
   for (;;) {
-    VARVE_TRY_ASSIGN(const auto fills, self.fetch_fills(at, bytes.size()));
+    VARVE_TRY_ASSIGN(auto fills, self.fetch_fills(at, bytes.size()));
+    self.find_same(at, bytes, fills);
     bool grow = false;
     {
       SharedLock gate(self.gate);
@@ -98,7 +125,7 @@ Result<bool> LiveDisk::Implementation::write_in_gate(ByteOffset at, std::span<co
   while (!bytes.empty()) {
     const std::uint64_t left = kPieceChunks * chunk_size - at.value() % chunk_size;
     const auto piece = bytes.first(static_cast<std::size_t>(std::min<std::uint64_t>(bytes.size(), left)));
-    VARVE_TRY_ASSIGN(const bool in_place, write_in_place(at, piece));
+    VARVE_TRY_ASSIGN(const bool in_place, write_in_place(at, piece, fills));
     if (!in_place) {
       ByteOffset from = at;
       auto rest = piece;
@@ -118,8 +145,10 @@ Result<bool> LiveDisk::Implementation::write_in_gate(ByteOffset at, std::span<co
   return true;
 }
 
-/// Whole blocks to chunks that are all writable where they are: the steady state. False when it is not that.
-Result<bool> LiveDisk::Implementation::write_in_place(ByteOffset at, std::span<const std::byte> bytes) {
+/// Whole blocks to chunks that are all writable where they are, and are to stay there: the steady state. False when it is
+/// not that.
+Result<bool> LiveDisk::Implementation::write_in_place(ByteOffset at, std::span<const std::byte> bytes,
+                                                      const std::vector<Fill>& fills) {
   if (!aligned(at.value(), kBlockSize) || !aligned(bytes.size(), kBlockSize)) return false;
   const ChunkIndex first = geometry.chunk_of(at);
   const std::size_t count = static_cast<std::size_t>(
@@ -132,7 +161,7 @@ Result<bool> LiveDisk::Implementation::write_in_place(ByteOffset at, std::span<c
       const ChunkIndex chunk = first + ChunkCount{i};
       where[i] = state.places().get(chunk);
       const bool writable = where[i].kind == PlaceKind::home || where[i].kind == PlaceKind::detour;
-      if (!writable || pinned(chunk, where[i])) return false;
+      if (!writable || is_same(chunk, fills) || pinned(chunk, where[i])) return false;
     }
   }
   mark_blocks(at, bytes.size());
@@ -149,8 +178,8 @@ Result<bool> LiveDisk::Implementation::write_in_place(ByteOffset at, std::span<c
   return true;
 }
 
-/// Part of one chunk, in place by read-modify-write, or with the whole chunk to a new place. False: no fill, or one
-/// that is out of date.
+/// Part of one chunk, in place by read-modify-write, or with the whole chunk to a new place; or none, where it becomes what
+/// L has. False: no fill, or one that is out of date.
 Result<bool> LiveDisk::Implementation::write_chunk(ChunkIndex chunk, std::size_t within,
                                                    std::span<const std::byte> bytes, const std::vector<Fill>& fills) {
   Stripes::Lock lock(stripes, chunk, 1, Stripes::Lock::Mode::exclusive);
@@ -159,6 +188,13 @@ Result<bool> LiveDisk::Implementation::write_chunk(ChunkIndex chunk, std::size_t
   {
     MutexLock state_lock(state_mutex);
     from = resolve_live(chunk);
+    if (bytes.size() == geometry.chunk_bytes() && is_same(chunk, fills)) {
+      if (from.place.kind == PlaceKind::base) return true;
+      // Marked before it changes, as any write.
+      mark_blocks(geometry.start_of(chunk), bytes.size());
+      VARVE_TRY(record_and_apply(record::Places{chunk.value(), 1, {PlaceKind::base, 0}}));
+      return true;
+    }
     const bool writable = from.place.kind == PlaceKind::home || from.place.kind == PlaceKind::detour;
     in_place = writable && !pinned(chunk, from.place);
   }
@@ -177,9 +213,10 @@ Result<bool> LiveDisk::Implementation::write_chunk(ChunkIndex chunk, std::size_t
       std::memset(whole.data(), 0, whole.size());
     } else if (from.place.kind == PlaceKind::base) {
       const auto fill = std::find_if(fills.begin(), fills.end(), [&](const Fill& f) {
-        return f.chunk == chunk && f.root == from.root && f.source == from.source;
+        return f.chunk == chunk && f.bytes != nullptr && f.root == from.root && f.source == from.source;
       });
       if (fill == fills.end()) return false;
+      if (same_bytes(std::span<const std::byte>(fill->bytes->span()).subspan(within, bytes.size()), bytes)) return true;
       std::memcpy(whole.data(), fill->bytes->data(), whole.size());
     } else {
       VARVE_TRY(read_file(file_of(from.place), offset_of(chunk, from.place), whole));

@@ -9,6 +9,7 @@
 
 #include "leaf.h"
 #include "read_streams.h"
+#include "varve/core/same_bytes.h"
 
 namespace varve::snapshot {
 namespace {
@@ -183,6 +184,13 @@ Status MapSource::read_chunk(const OpaqueRoot& root, ChunkIndex chunk, std::span
   if (bytes->size() != out.size()) return fail_damaged(chunks::to_text(*ref) + " has another size than a chunk");
   std::memcpy(out.data(), bytes->data(), out.size());
   return {};
+}
+
+bool MapSource::holds(const OpaqueRoot& root, ChunkIndex chunk, std::span<const std::byte> bytes) {
+  const auto ref = chunks::ChunkMap(chunks_, chunks::from_opaque(root)).find(chunk);
+  if (!ref || !*ref || (*ref)->damaged() || (*ref)->digest != chunks_.digest(bytes)) return false;
+  const auto there = chunks_.load_chunk(**ref);
+  return there && same_bytes(**there, bytes);
 }
 
 Result<ChunkIndex> MapSource::next(const OpaqueRoot& root, ChunkIndex from, ChunkIndex end, bool data) {

@@ -64,6 +64,14 @@ Status FakeBase::read_chunk(const OpaqueRoot& root, ChunkIndex chunk, std::span<
   return {};
 }
 
+bool FakeBase::holds(const OpaqueRoot& root, ChunkIndex chunk, std::span<const std::byte> bytes) {
+  if (hook_) hook_();
+  const auto chunks = find(root);
+  if (!chunks) return false;
+  const auto it = (*chunks)->find(chunk.value());
+  return it != (*chunks)->end() && std::ranges::equal(*it->second, bytes);
+}
+
 Result<ChunkIndex> FakeBase::next(const OpaqueRoot& root, ChunkIndex from, ChunkIndex end, bool data) {
   VARVE_TRY_ASSIGN(const auto chunks, find(root));
   std::uint64_t at = from.value();

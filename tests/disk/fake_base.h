@@ -32,6 +32,7 @@ class FakeBase final : public disk::BaseSource {
   void fail_with(int code) VARVE_EXCLUDES(mutex_);
 
   Status read_chunk(const OpaqueRoot& root, ChunkIndex chunk, std::span<std::byte> out) override;
+  bool holds(const OpaqueRoot& root, ChunkIndex chunk, std::span<const std::byte> bytes) override;
   Result<ChunkIndex> next(const OpaqueRoot& root, ChunkIndex from, ChunkIndex end, bool data) override;
 
  private:

@@ -188,6 +188,21 @@ const Scene kScenes[] = {
        disk.collect();
        disk.commit();
      }},
+    {"WritesOfWhatTheBaseHas", a_restored_image,
+     [](ModeledDisk& disk) {
+       const Content image = disk.complete().at(0).image->read(0, 6 * kTestChunk);
+       disk.write_stamped(0, 2 * kTestChunk);
+       disk.zero(4 * kTestChunk, kTestChunk);
+       disk.write(0, std::span(image).first(kTestChunk));
+       disk.flush();
+       disk.freeze();
+       disk.write(0, image);
+       disk.write_stamped(0, kTestChunk);
+       disk.flush();
+       disk.write(0, std::span(image).first(2 * kTestChunk));
+       disk.commit();
+       disk.tidy();
+     }},
     {"Shrink", three_pending_snapshots,
      [](ModeledDisk& disk) {
        disk.resize(kTestChunk + 5000);

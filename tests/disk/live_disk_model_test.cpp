@@ -54,6 +54,8 @@ class ModelRun {
     if (::testing::Test::HasFailure()) std::cerr << disk_.trace();
   }
 
+  static inline std::uint64_t base_again = 0;  ///< writes that made a chunk Base
+
  private:
   LiveDiskOptions options() {
     LiveDiskOptions options;
@@ -79,7 +81,7 @@ class ModelRun {
 
   void step() {
     static constexpr Choice kChoices[] = {
-        {300, &ModelRun::write},  {60, &ModelRun::zero},       {25, &ModelRun::resize},     {40, &ModelRun::flush},
+        {300, &ModelRun::write},  {40, &ModelRun::write_back}, {60, &ModelRun::zero},       {25, &ModelRun::resize},     {40, &ModelRun::flush},
         {70, &ModelRun::freeze},  {35, &ModelRun::drop},       {10, &ModelRun::update},     {55, &ModelRun::commit},
         {40, &ModelRun::splice},  {6, &ModelRun::replace},     {4, &ModelRun::remove},      {60, &ModelRun::move_home},
         {40, &ModelRun::tidy},    {20, &ModelRun::collect},    {8, &ModelRun::close},       {10, &ModelRun::kill},
@@ -148,6 +150,20 @@ class ModelRun {
     } else {
       disk_.write_stamped(range.at, range.count);
     }
+  }
+  /// What a complete snapshot has: mostly what the base has, or had.
+  void write_back() {
+    if (disk_.complete().empty() || size() == 0) return;
+    const ModeledDisk::Complete from = disk_.complete()[below(disk_.complete().size())];
+    const std::uint64_t end = std::min(size(), from.image->size());
+    if (end == 0) return;
+    const std::uint64_t chunk = some_chunk((end + kTestChunk - 1) / kTestChunk);
+    const std::uint64_t at = chunk * kTestChunk + (one_in(4) ? below(kTestChunk) / 512 * 512 : 0);
+    if (at >= end) return;
+    const std::uint64_t count = std::min((1 + below(4)) * kTestChunk - (one_in(4) ? below(kTestChunk) : 0), end - at);
+    const std::uint64_t before = disk_.disk().counters().base_chunks;
+    if (!disk_.write(at, from.image->read(at, static_cast<std::size_t>(count)))) return;
+    if (disk_.disk().counters().base_chunks > before) ++base_again;
   }
   void zero() {
     const Range range = some_range(true);
@@ -289,8 +305,18 @@ void run_model(const char* name, Shape shape, Trouble trouble, std::uint64_t sha
   }
 }
 
+/// What the run must have met to mean something.
+void expect_met(const char* what, std::uint64_t& count) {
+  std::cerr << what << ": " << count << "\n";
+  if (!::testing::Test::HasFailure() && operations() >= kDefaultOperations) {
+    EXPECT_GT(count, 0u) << what;
+  }
+  count = 0;
+}
+
 TEST(LiveDiskModel, ASmallImageHoldsWhatTheModelSaysThroughAnyOperationsAndDeaths) {
   run_model("the live disk's model, small", Shape::small, Trouble::deaths, 1);
+  expect_met("chunks written back to what the base has", ModelRun::base_again);
 }
 
 TEST(LiveDiskModel, ASparseImageOfManyPagesHoldsWhatTheModelSays) {

@@ -982,12 +982,83 @@ TEST_F(LiveDiskRules, AReadOfABaseThatFailsIsAnErrorAndAPartialWriteThereToo) {
   EXPECT_FAILS(live().write(ByteOffset{10}, out), EIO);
   EXPECT_TRUE(live().reads_base(ByteOffset{0}, ByteCount{100}));
   EXPECT_TRUE(live().writes_base(ByteOffset{10}, ByteCount{100}));
-  EXPECT_FALSE(live().writes_base(ByteOffset{0}, ByteCount{kTestChunk}));
+  EXPECT_TRUE(live().writes_base(ByteOffset{0}, ByteCount{kTestChunk}));  // it may be the same
   disk().write_stamped(kTestChunk, kTestChunk);  // needs nothing of the base
   EXPECT_FALSE(live().reads_base(ByteOffset{kTestChunk}, ByteCount{100}));
   disk().base().fail_with(0);
   disk().verify();
   disk().drain();
+}
+
+TEST_F(LiveDiskRules, AWriteOfWhatTheBaseHasStoresNothing) {
+  const auto from = some_complete(kChunks);
+  disk().replace(from);
+  {
+    Counted calls(disk().machine());
+    disk().write(0, from.image->read(0, kChunks * kTestChunk));
+    disk().write(2 * kTestChunk + 4096, from.image->read(2 * kTestChunk + 4096, 8192));
+    disk().write(3 * kTestChunk + 100, from.image->read(3 * kTestChunk + 100, kTestChunk + 17));
+    EXPECT_EQ(calls.total(), 0u);
+  }
+  EXPECT_EQ(live().counters().base_chunks, kChunks);
+  disk().verify();
+}
+
+/// Also where snapshots are pending, and its bytes at Home or in a detour are given back like any others.
+TEST_F(LiveDiskRules, AChunkThatIsWrittenBackToWhatTheBaseHasIsBaseAgain) {
+  const auto from = some_complete(kChunks);
+  const Content image = from.image->read(0, kChunks * kTestChunk);
+  for (const bool pinned : {false, true}) {
+    for (const End how : {End::kill, End::power_loss}) {
+      start(kChunks);
+      const auto base = disk().add_complete(*from.image);
+      disk().replace(base);
+      disk().zero(0, kTestChunk);
+      disk().write_stamped(2 * kTestChunk, 2 * kTestChunk);
+      if (pinned) disk().freeze();
+      if (pinned) disk().write_stamped(3 * kTestChunk, kTestChunk);
+      disk().flush();
+      {
+        Counted calls(disk().machine());
+        disk().write(0, image);
+        EXPECT_EQ(calls.of("write home.img") + calls.of("write detour.img"), 0u);
+        EXPECT_EQ(calls.total(), calls.all("write journal"));
+      }
+      EXPECT_EQ(live().counters().base_chunks, kChunks);
+      disk().verify();
+      if (how == End::kill || pinned) disk().flush();
+      disk().recover(how, 5);
+      disk().verify();
+      disk().write(0, image);
+      disk().drain();
+      EXPECT_EQ(live().counters().base_chunks, kChunks);
+      disk().flush();
+      disk().tidy();
+      EXPECT_EQ(allocated("home.img"), 0u);
+      disk().settle();
+      if (HasFailure()) return;
+    }
+  }
+}
+
+/// What was compared before the gate may be what another write or a splice has replaced since.
+TEST_F(LiveDiskRules, AWriteThatWasTheSameIsStoredWhereTheBaseIsAnotherNow) {
+  const auto from = some_complete(kChunks);
+  disk().replace(from);
+  disk().write_stamped(0, kTestChunk);
+  std::atomic<bool> asked{false};
+  disk().base().set_hook([&] {
+    if (asked.exchange(true)) return;
+    ASSERT_OK(live().splice(ChunkIndex{0}, ChunkCount{1}, some_complete(3).root, ChunkIndex{2}, ByteCount{0}));
+  });
+  const Content bytes = from.image->read(0, kTestChunk);
+  ASSERT_OK(live().write(ByteOffset{0}, bytes));
+  disk().base().set_hook({});
+  EXPECT_TRUE(asked);
+  Content out(kTestChunk);
+  ASSERT_OK(live().read(ByteOffset{0}, out));
+  EXPECT_TRUE(out == bytes);
+  EXPECT_EQ(live().counters().base_chunks, kChunks - 1);
 }
 
 /// A fill from far away must not hold up a freeze, and must not undo what happened meanwhile.

@@ -146,6 +146,16 @@ MUTATIONS = [
     Mutation(0, 'a parent that falls back is promised with its snapshot', 'src/store/space.cpp',
              'push(is_a_snapshot || needed ? removed.roots : removed.before, root);', '(void)is_a_snapshot, (void)needed, (void)root;',
              'store/store_test', 'AccountingOfAStore.*'),
+    # A write of what the base has.
+    Mutation(0, 'what L has is looked at again within the gate', 'src/disk/writing.cpp',
+             'return there && there->root == fill->root && there->source == fill->source;', 'return there.has_value();',
+             DISK, RULES + 'AWriteThatWasTheSame*'),
+    Mutation(0, 'a chunk that becomes Base again is marked', 'src/disk/writing.cpp',
+             'mark_blocks(geometry.start_of(chunk), bytes.size());', '',
+             DISK, RULES + 'AChunkThatIsWrittenBack*'),
+    Mutation(0, 'a digest match alone never makes bytes what the base has', 'src/snapshot/image.cpp',
+             'return there && same_bytes(**there, bytes);', 'return there.has_value();',
+             'snapshot/snapshot_test', 'MapSourceTest.*'),
     # Collect's (collect.cpp opens with its invariants).
     Mutation(14, 'a pack that somebody uses keeps its records', 'src/chunks/root_registry.cpp',
              'if (held_packs_.contains(pack) || kept_packs_.contains(pack)) return false;', '',

@@ -230,5 +230,22 @@ TEST_F(ImageTest, MapSourceIsTheSameContent) {
   EXPECT_EQ(next(8, 8, true), 8u);
 }
 
+/// Rule 5: a guest chooses its bytes, and so their digest.
+TEST(MapSourceTest, ADigestMatchAloneNeverMakesBytesWhatTheBaseHas) {
+  chunks::ChunkStoreOptions options;
+  options.digest = [](std::span<const std::byte> bytes) {
+    return Digest{1, bytes.empty() ? 0 : static_cast<std::uint64_t>(bytes[0]) % 2};
+  };
+  World world(kGeometry, options);
+  const Model model{{0, 1}, {1, 2}, {2, 3}};
+  const OpaqueRoot root = chunks::to_opaque(world.build({}, model));
+  MapSource source(*world.store);
+  for (std::uint64_t number = 1; number < 20; ++number) {
+    EXPECT_EQ(source.holds(root, ChunkIndex{1}, content(number)), number == 2) << number;
+  }
+  EXPECT_FALSE(source.holds(root, ChunkIndex{3}, Bytes(kChunkBytes))) << "what has no record is not told";
+  EXPECT_FALSE(source.holds(OpaqueRoot{}, ChunkIndex{1}, content(2)));
+}
+
 }  // namespace
 }  // namespace varve::snapshot::test

@@ -34,6 +34,9 @@ class BaseSource {
   virtual ~BaseSource() = default;
   /// Fills `out` (chunk_size bytes) with the chunk `chunk` of the map `root`; zeros where the map has none.
   [[nodiscard]] virtual Status read_chunk(const OpaqueRoot& root, ChunkIndex chunk, std::span<std::byte> out) = 0;
+  /// Whether the map has that chunk and it is these bytes: by digest first, then by the bytes themselves, so that a chunk
+  /// is only loaded to confirm. False also for one that cannot be had.
+  [[nodiscard]] virtual bool holds(const OpaqueRoot& root, ChunkIndex chunk, std::span<const std::byte> bytes) = 0;
   /// The first chunk in [from, end) that the map has (`data`) or has not (`!data`); `end` when there is none.
   [[nodiscard]] virtual Result<ChunkIndex> next(const OpaqueRoot& root, ChunkIndex from, ChunkIndex end,
                                                 bool data) = 0;
@@ -152,8 +155,10 @@ class LiveDisk {
   [[nodiscard]] Result<std::size_t> read(ByteOffset at, std::span<std::byte> out);
   /// Whether a read of the range may have to ask the BaseSource (then it can block for long). Cheap, advisory.
   [[nodiscard]] bool reads_base(ByteOffset at, ByteCount count) const;
-  /// Whether a write may have to ask it (partly overwritten Base chunks). Cheap, advisory.
+  /// Whether a write may have to ask it: for Base chunks that it covers in part, and for chunks that it covers whole and
+  /// L knows. Cheap, advisory.
   [[nodiscard]] bool writes_base(ByteOffset at, ByteCount count) const;
+  /// A chunk that becomes what L has for it becomes Base, one that is that already stays it: nothing is stored then.
   /// Grows the image when the range ends behind it. ENOSPC leaves the image as it was or partly written, as on a disk.
   [[nodiscard]] Status write(ByteOffset at, std::span<const std::byte> bytes);
   /// Makes a range zeros and gives its storage back (whole chunks by rule 1); does not change the size.

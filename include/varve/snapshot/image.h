@@ -39,6 +39,7 @@ class MapSource final : public disk::BaseSource {
  public:
   explicit MapSource(chunks::ChunkStore& chunks) : chunks_(chunks) {}
   Status read_chunk(const OpaqueRoot& root, ChunkIndex chunk, std::span<std::byte> out) override;
+  bool holds(const OpaqueRoot& root, ChunkIndex chunk, std::span<const std::byte> bytes) override;
   Result<ChunkIndex> next(const OpaqueRoot& root, ChunkIndex from, ChunkIndex end, bool data) override;
 
  private:
