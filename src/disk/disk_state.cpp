@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <bit>
 
 namespace varve::disk {
 namespace {
@@ -33,8 +34,17 @@ bool DiskState::valid_range(std::uint64_t first, std::uint64_t count) const {
 
 /// A place that the live image left and that no pending snapshot has to keep.
 void DiskState::let_go(ChunkIndex chunk, Place place, Released& released) {
-  if (place.kind == PlaceKind::detour) released.slots.push_back(place.slot);
-  if (place.kind != PlaceKind::home) return;
+  if (place.kind == PlaceKind::home) let_go_home(chunk, released);
+  if (place.kind != PlaceKind::detour) return;
+  released.slots.push_back(place.slot);
+  if (const auto partial = find_partial(chunk, place.slot); partial != partial_.end()) {
+    // What the slot has not was read at Home. The sealed journal may have it so still.
+    partial_.erase(partial);
+    let_go_home(chunk, released);
+  }
+}
+
+void DiskState::let_go_home(ChunkIndex chunk, Released& released) {
   auto& homes = released.homes;
   if (!homes.empty() && homes.back().first + homes.back().count == chunk) {
     homes.back().count += ChunkCount{1};
@@ -174,6 +184,72 @@ Status DiskState::apply_one(const record::SegmentsCleared&, Released&) {
   return {};
 }
 
+// --- partial slots ---
+
+DiskState::PartialSlots::const_iterator DiskState::find_partial(ChunkIndex chunk, Slot slot) const {
+  const auto [begin, end] = partial_.equal_range(chunk.value());
+  const auto it = std::find_if(begin, end, [&](const auto& entry) { return entry.second.slot == slot; });
+  return it == end ? partial_.end() : it;
+}
+
+BlockMask DiskState::blocks_at(ChunkIndex chunk, Place place) const {
+  if (place.kind != PlaceKind::detour || partial_.empty()) return kAllBlocks;
+  const auto it = find_partial(chunk, place.slot);
+  return it == partial_.end() ? kAllBlocks : it->second.blocks;
+}
+
+bool DiskState::valid_partial(std::uint64_t chunk, Slot, BlockMask blocks) const {
+  return chunk < kMaxChunksPerImage && has_block_masks() && blocks != 0 && (blocks & ~whole_chunk()) == 0;
+}
+
+Status DiskState::apply_one(const record::Partial& r, Released& released) {
+  const ChunkIndex chunk{r.chunk};
+  if (!valid_partial(r.chunk, r.slot, r.blocks) || r.chunk >= chunks().value() || r.moves > 1) {
+    return impossible("blocks that no chunk has");
+  }
+  const auto found = find_partial(chunk, r.slot);
+  const Place place = places_.get(chunk);
+  if (r.moves == 1) {
+    const bool from_home = place.kind == PlaceKind::home || blocks_at(chunk, place) != kAllBlocks;
+    if (!from_home || found != partial_.end() || r.blocks == whole_chunk()) return impossible("a part of a chunk on nothing");
+    partial_.emplace(r.chunk, PartialSlot{r.slot, r.blocks});
+    set_place(chunk, {PlaceKind::detour, r.slot}, released);
+    return {};
+  }
+  if (found == partial_.end() || place != Place{PlaceKind::detour, r.slot}) return impossible("blocks of no partial chunk");
+  const BlockMask blocks = found->second.blocks | r.blocks;
+  partial_.erase(found);
+  if (blocks == whole_chunk()) {
+    let_go_home(chunk, released);
+  } else {
+    partial_.emplace(r.chunk, PartialSlot{r.slot, blocks});
+  }
+  return {};
+}
+
+ByteCount DiskState::detour_bytes(const std::set<Slot>& used) const {
+  const std::uint64_t size = geometry_.chunk_size().value();
+  std::map<Slot, BlockMask> partial;
+  for (const auto& [chunk, part] : partial_) partial.emplace(part.slot, part.blocks);
+  std::uint64_t bytes = 0;
+  for (const Slot slot : used) {
+    const auto part = partial.find(slot);
+    const std::uint64_t there =
+        part == partial.end() ? size : static_cast<std::uint64_t>(std::bit_width(part->second)) * kBlockSize;
+    bytes = std::max(bytes, slot * size + there);
+  }
+  return ByteCount{bytes};
+}
+
+bool DiskState::has_valid_partials(const std::unordered_map<Slot, ChunkIndex>& owners) const {
+  return std::ranges::all_of(partial_, [&](const auto& entry) {
+    const auto& [chunk, part] = entry;
+    const auto owner = owners.find(part.slot);
+    return owner != owners.end() && owner->second == ChunkIndex{chunk} &&
+           places_.get(ChunkIndex{chunk}).kind != PlaceKind::home;
+  });
+}
+
 // --- pending snapshots ---
 
 std::optional<std::size_t> DiskState::position_of(SnapshotId id) const {
@@ -280,14 +356,14 @@ bool DiskState::names_slot(ChunkIndex chunk, Slot slot) const {
 /// its own places are looked at: this comes once for each snapshot that was ever taken, and with each of them at
 /// recovery.
 void DiskState::release_kept(const PendingState& gone, Released& released) {
-  std::set<Slot> slots;
+  std::map<Slot, ChunkIndex> slots;
   const auto release = [&](ChunkIndex chunk, Place place) {
     if (place.kind == PlaceKind::home) let_go(chunk, place, released);
-    if (place.kind == PlaceKind::detour && !names_slot(chunk, place.slot)) slots.insert(place.slot);
+    if (place.kind == PlaceKind::detour && !names_slot(chunk, place.slot)) slots.emplace(place.slot, chunk);
   };
   gone.saved.for_each(release);
   for (const auto& [chunk, place] : gone.inherited) release(ChunkIndex{chunk}, place);
-  released.slots.insert(released.slots.end(), slots.begin(), slots.end());
+  for (const auto& [slot, chunk] : slots) let_go(chunk, {PlaceKind::detour, slot}, released);
 }
 
 Status DiskState::apply_one(const record::PendingDropped& r, Released& released) {
@@ -420,6 +496,15 @@ Status DiskState::apply_one(const record::PlacePage& r, Released&) {
   return {};
 }
 
+Status DiskState::apply_one(const record::PartialSlot& r, Released&) {
+  if (!valid_partial(r.chunk, r.slot, r.blocks) || r.blocks == whole_chunk() ||
+      find_partial(ChunkIndex{r.chunk}, r.slot) != partial_.end()) {
+    return impossible("a part of a chunk that cannot be");
+  }
+  partial_.emplace(r.chunk, PartialSlot{r.slot, r.blocks});
+  return {};
+}
+
 Status DiskState::apply_one(const record::Segment& r, Released&) {
   if (!valid_range(r.first, r.count) || !valid_range(r.source, r.count))
     return impossible("a segment behind every end");
@@ -497,6 +582,7 @@ std::vector<Record> DiskState::encode() const {
     }
     if (p.map_kept) records.emplace_back(record::MapKept{p.id.value()});
   }
+  for (const auto& [chunk, part] : partial_) records.emplace_back(record::PartialSlot{chunk, part.slot, part.blocks});
   return records;
 }
 
@@ -520,6 +606,7 @@ Result<std::set<Slot>> DiskState::used_slots() const {
     }
   }
   if (twice) return fail_damaged(fmt::format("two chunks have their bytes in slot {}", *twice));
+  if (!has_valid_partials(owners)) return fail_damaged("a slot has a part of a chunk that is not there");
   std::set<Slot> used;
   for (const auto& [slot, chunk] : owners) used.insert(slot);
   return used;

@@ -11,7 +11,9 @@
 //  2. If saved[newest][c] is there, the live place of c was chosen after the newest freeze, and no pending snapshot
 //     finds c at it.
 //  3. A slot is named by at most one chunk: by its live place, or by places saved or inherited, never by both.
-//  4. P (parent_root) belongs to one incarnation; for every other P is empty.
+//  4. A partial slot has some blocks of its chunk, not all; it is named, and the chunk's other blocks are at its Home. As
+//     long as there is one the live chunk is not at Home: nobody writes there what the slot has not.
+//  5. P (parent_root) belongs to one incarnation; for every other P is empty.
 #pragma once
 
 #include <deque>
@@ -48,6 +50,9 @@ struct PendingState {
   std::unordered_map<std::uint64_t, Place> inherited;
 };
 
+/// All blocks of a chunk, however many it has.
+constexpr BlockMask kAllBlocks = ~BlockMask{0};
+
 /// Storage that nothing names any more. Reusable after the seal of what was applied (rule 1).
 struct Released {
   std::vector<Slot> slots;
@@ -77,6 +82,22 @@ class DiskState {
   [[nodiscard]] bool all_changed() const { return all_changed_; }
   [[nodiscard]] const std::vector<std::uint64_t>& maps() const { return maps_; }
   [[nodiscard]] Time modified() const { return modified_; }
+
+  // --- partial slots ---
+  /// Which of the chunk's blocks are at this place of its; the others are at its Home. Mostly kAllBlocks.
+  [[nodiscard]] BlockMask blocks_at(ChunkIndex chunk, Place place) const;
+  [[nodiscard]] std::size_t partial_slots(ChunkIndex chunk) const { return partial_.count(chunk.value()); }
+  /// About 50 bytes each.
+  [[nodiscard]] std::size_t partial_slots() const { return partial_.size(); }
+  /// Whether chunks of this size can be partial, and the mask of one that is whole then.
+  [[nodiscard]] bool has_block_masks() const { return geometry_.blocks_per_chunk() <= kMostPartialBlocks; }
+  [[nodiscard]] BlockMask whole_chunk() const { return kAllBlocks >> (kMostPartialBlocks - geometry_.blocks_per_chunk()); }
+  /// Whether a pending snapshot finds the live chunk where it is now.
+  [[nodiscard]] bool is_frozen_in_place(ChunkIndex chunk) const {
+    return !pending_.empty() && !pending_.back().saved.get(chunk);
+  }
+  /// What detour.img must hold, to have all that is named there.
+  [[nodiscard]] ByteCount detour_bytes(const std::set<Slot>& used) const;
 
   // --- pending snapshots ---
   [[nodiscard]] const std::deque<PendingState>& pending() const { return pending_; }
@@ -109,7 +130,8 @@ class DiskState {
   [[nodiscard]] const std::map<std::uint64_t, StoredMap>& stored_maps() const { return stored_maps_; }
   void forget_stored_maps() { stored_maps_.clear(); }
 
-  /// Slots that something names. EIO (damaged) when one is named by two chunks (invariant 3).
+  /// Slots that something names. EIO (damaged) when one is named by two chunks (invariant 3), or one is partial that must
+  /// not be (invariant 4).
   [[nodiscard]] Result<std::set<Slot>> used_slots() const;
   /// The state as records, for a new journal.
   [[nodiscard]] std::vector<Record> encode() const;
@@ -135,6 +157,8 @@ class DiskState {
   Status apply_one(const record::Modified& r, Released& released);
   Status apply_one(const record::SegmentsCleared& r, Released& released);
   Status apply_one(const record::ParentReplaced& r, Released& released);
+  Status apply_one(const record::Partial& r, Released& released);
+  Status apply_one(const record::PartialSlot& r, Released& released);
   Status apply_one(const record::State& r, Released& released);
   Status apply_one(const record::PlacePage& r, Released& released);
   Status apply_one(const record::Segment& r, Released& released);
@@ -143,6 +167,15 @@ class DiskState {
   void set_place(ChunkIndex chunk, Place place, Released& released);
   void fill(ChunkIndex first, ChunkCount count, PlaceKind kind, Released& released);
   void let_go(ChunkIndex chunk, Place place, Released& released);
+  void let_go_home(ChunkIndex chunk, Released& released);
+  struct PartialSlot {
+    Slot slot = 0;
+    BlockMask blocks = 0;
+  };
+  using PartialSlots = std::unordered_multimap<std::uint64_t, PartialSlot>;
+  [[nodiscard]] PartialSlots::const_iterator find_partial(ChunkIndex chunk, Slot slot) const;
+  [[nodiscard]] bool valid_partial(std::uint64_t chunk, Slot slot, BlockMask blocks) const;
+  [[nodiscard]] bool has_valid_partials(const std::unordered_map<Slot, ChunkIndex>& owners) const;
   void release_kept(const PendingState& gone, Released& released);
   [[nodiscard]] bool names_slot(ChunkIndex chunk, Slot slot) const;
   void leave_page(std::uint64_t index, PlacePage old, Released& released);
@@ -162,6 +195,7 @@ class DiskState {
   std::uint64_t next_map_ = 1;
   Time modified_;
   std::deque<PendingState> pending_;
+  PartialSlots partial_;  ///< by chunk
   SnapshotId high_water_;
   OpaqueRoot parent_root_;
   Incarnation parent_incarnation_;

@@ -62,6 +62,10 @@ void members(Archive& a, record::SegmentsCleared& r) { a(r.zero); }
 template <class Archive>
 void members(Archive& a, record::ParentReplaced& r) { a(r.root); }
 template <class Archive>
+void members(Archive& a, record::Partial& r) { a(r.chunk, r.slot, r.moves, r.blocks); }
+template <class Archive>
+void members(Archive& a, record::PartialSlot& r) { a(r.chunk, r.slot, r.blocks); }
+template <class Archive>
 void members(Archive& a, record::State& r) {
   a(r.exists, r.incarnation, r.size, r.parent_root, r.parent_incarnation, r.high_water, r.all_changed, r.next_map,
     r.modified, r.maps);
@@ -174,7 +178,7 @@ class Reader {
 
 /// Type numbers: the variant's order, with the compaction's records from 32 on.
 constexpr std::uint16_t kFirstStateType = 32;
-constexpr std::size_t kFirstStateIndex = 20;
+constexpr std::size_t kFirstStateIndex = 21;
 static_assert(std::is_same_v<std::variant_alternative_t<kFirstStateIndex, Record>, record::State>);
 
 std::uint16_t type_of(const Record& record) {

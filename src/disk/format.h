@@ -44,6 +44,11 @@ struct Place {
   friend bool operator==(const Place&, const Place&) = default;
 };
 
+/// Blocks of one chunk, the first in the lowest bit.
+using BlockMask = std::uint64_t;
+/// Larger chunks are never in a slot with a part of their blocks only.
+constexpr std::uint64_t kMostPartialBlocks = 64;
+
 /// Chunks are tracked in pages of so many: places (2 bits each) and changed chunks of a frozen map (1 bit each).
 constexpr std::uint64_t kPageChunks = 4096;
 using KindBits = std::array<std::byte, kPageChunks / 4>;    ///< 2 bits a chunk, the first in the lowest bits
@@ -149,6 +154,12 @@ struct SegmentsCleared {  ///< 19: no live chunk is Base; L is empty
 struct ParentReplaced {  ///< 20: P is `root`; what differs was marked as changed before
   OpaqueRoot root;
 };
+struct Partial {  ///< 21: these blocks of the chunk are in the slot; what is in none of such records is still at its Home
+  std::uint64_t chunk = 0;
+  Slot slot = 0;
+  std::uint8_t moves = 0;  ///< 1: the live chunk leaves its place for the slot; 0: it is there, and these are more blocks
+  BlockMask blocks = 0;
+};
 // Compaction writes the state as it is:
 struct State {  ///< 32: first in a compacted journal
   std::uint8_t exists = 0;
@@ -176,6 +187,11 @@ struct Segment {  ///< 34: of L, of the live image (id 0) or of a pending snapsh
   OpaqueRoot root;
   std::uint64_t source = 0;
 };
+struct PartialSlot {  ///< 36: a slot that has these blocks of the chunk only
+  std::uint64_t chunk = 0;
+  Slot slot = 0;
+  BlockMask blocks = 0;
+};
 struct Pending {  ///< 35: oldest first, before what belongs to it
   std::uint64_t id = 0;
   std::uint64_t parent = 0;
@@ -195,8 +211,8 @@ using Record = std::variant<record::Size, record::Image, record::Places, record:
                             record::Freeze, record::PendingUpdated, record::PendingDropped, record::Committed,
                             record::Seal, record::Opened, record::Clean, record::FrozenChunks, record::MapKept,
                             record::Inherited, record::MapPage, record::MapWhole, record::Modified,
-                            record::SegmentsCleared, record::ParentReplaced, record::State, record::PlacePage,
-                            record::Segment, record::Pending>;
+                            record::SegmentsCleared, record::ParentReplaced, record::Partial, record::State,
+                            record::PlacePage, record::Segment, record::Pending, record::PartialSlot>;
 
 constexpr std::size_t kJournalHeaderSize = 64;
 constexpr std::size_t kRecordHeaderSize = 16;

@@ -26,6 +26,8 @@ namespace varve::disk {
 constexpr std::size_t kPieceChunks = 64;
 constexpr std::size_t kStripes = 256;
 constexpr std::size_t kBounceBytes = 1 * kMiB;
+/// More chunks than these are not partial at once, for what is known of them is in memory: a further one is moved whole.
+constexpr std::size_t kMostPartialSlots = 1 << 20;
 
 [[nodiscard]] constexpr bool aligned(std::uint64_t value, std::uint64_t to) { return value % to == 0; }
 
@@ -118,6 +120,8 @@ struct Resolved {
   Place place;
   OpaqueRoot root;    ///< for Base (or P); empty: zeros
   ChunkIndex source;
+  BlockMask blocks = kAllBlocks;  ///< of a slot: those that are there; the others are at Home
+  [[nodiscard]] bool partial() const { return blocks != kAllBlocks; }
   friend bool operator==(const Resolved&, const Resolved&) = default;
 };
 
@@ -195,6 +199,8 @@ struct LiveDisk::Implementation {
   [[nodiscard]] std::vector<OpaqueRoot> named_roots() const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] bool pinned_by_pending(ChunkIndex chunk, Place place) const VARVE_REQUIRES(state_mutex);
   /// By a pending snapshot, or by one that went and may return until the seal.
+  [[nodiscard]] bool pinned_by_snapshot(ChunkIndex chunk, Place place) const VARVE_REQUIRES(state_mutex);
+  /// By a snapshot, or, a Home, by a slot that has only a part of the chunk.
   [[nodiscard]] bool pinned(ChunkIndex chunk, Place place) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] bool home_is_free(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] Resolved resolve_live(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
@@ -209,7 +215,8 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Status refuse_if_absent() const VARVE_REQUIRES(state_mutex);
 
   // --- invariants.cpp ---
-  void assert_may_write(ChunkIndex first, std::size_t chunks, Place place) const VARVE_EXCLUDES(state_mutex);
+  void assert_may_write(ChunkIndex first, std::size_t chunks, Place place, std::size_t within,
+                        std::size_t count) const VARVE_EXCLUDES(state_mutex);
   void assert_consistent() const VARVE_REQUIRES(state_mutex);
 
   // --- reading.cpp ---
@@ -238,6 +245,23 @@ struct LiveDisk::Implementation {
   [[nodiscard]] Result<bool> write_chunk(ChunkIndex chunk, std::size_t within, std::span<const std::byte> bytes,
                                          const std::vector<Fill>& fills) VARVE_REQUIRES_SHARED(gate);
   [[nodiscard]] Status overwrite(ChunkIndex chunk, Place place, std::size_t within, std::span<const std::byte> bytes);
+
+  // --- partial.cpp ---
+  [[nodiscard]] BlockMask blocks_of(std::size_t within, std::size_t count) const;
+  /// Of a chunk at Home or in a Detour, whichever of them each block is at. The chunk's lock is held.
+  [[nodiscard]] Status read_stored(ChunkIndex chunk, const Resolved& from, std::size_t within, std::span<std::byte> out);
+  /// These blocks of a whole chunk's bytes, to a place.
+  [[nodiscard]] Status write_blocks(ChunkIndex chunk, Place to, BlockMask blocks, std::span<const std::byte> whole);
+  /// Whether all blocks of the range that lie in this chunk are at its place.
+  [[nodiscard]] bool has_blocks(ChunkIndex chunk, Place place, ByteOffset at, std::size_t count) const
+      VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] bool may_move_in_part(const Resolved& from, std::size_t within, std::size_t count) const
+      VARVE_REQUIRES(state_mutex);
+  [[nodiscard]] Status write_in_part(ChunkIndex chunk, const Resolved& from, std::size_t within,
+                                     std::span<const std::byte> bytes);
+  [[nodiscard]] Status move_in_part(ChunkIndex chunk, const Resolved& from, std::size_t within,
+                                    std::span<const std::byte> bytes) VARVE_REQUIRES_SHARED(gate);
+  [[nodiscard]] bool may_move_home(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
 
   // --- resizing.cpp ---
   [[nodiscard]] Status make_room(ByteCount size) VARVE_REQUIRES(gate);

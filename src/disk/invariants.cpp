@@ -11,10 +11,18 @@ namespace varve::disk {
 /// only for chunks that it reads elsewhere, as unsealed. Neither is asked about here.
 void LiveDisk::Implementation::assert_may_write([[maybe_unused]] ChunkIndex first,
                                                 [[maybe_unused]] std::size_t chunks,
-                                                [[maybe_unused]] Place place) const {
+                                                [[maybe_unused]] Place place, [[maybe_unused]] std::size_t within,
+                                                [[maybe_unused]] std::size_t count) const {
 #ifndef NDEBUG
   MutexLock lock(state_mutex);
+  if (place.kind == PlaceKind::home && chunks == 1 && state.partial_slots(first) > 0) {
+    // 1 in partial.cpp: the move home of the only partial slot, of blocks that are read there.
+    assert(state.partial_slots(first) == 1);
+    const BlockMask there = state.blocks_at(first, state.places().get(first));
+    assert(there != kAllBlocks && (blocks_of(within, count) & ~there) == 0);
+  }
   for (ChunkIndex chunk = first; chunk < first + ChunkCount{chunks}; chunk += ChunkCount{1}) {
+    assert(chunks == 1 || place.kind != PlaceKind::home || state.partial_slots(chunk) == 0);
     if (place.kind == PlaceKind::home || state.places().get(chunk) == place) {
       assert(!pinned_by_pending(chunk, place));
     } else {

@@ -3,13 +3,13 @@
 // Invariants (the rules of DESIGN.md's section on the live disk, as this code keeps them)
 //  1. What is on the disk is what the journal says. A place changes in three steps, under the chunk's exclusive lock:
 //     the whole chunk is written at the new place; the record is appended; memory follows. A crash between any two
-//     leaves the old place, untouched.
+//     leaves the old place, untouched. (Of a chunk that leaves a pinned Home only some blocks: partial.cpp.)
 //  2. A block is marked in the current change map before it is written. A spurious mark costs a block, a missing one
 //     loses data.
 //  3. A pinned place is never written. c's place X is pinned while some pending snapshot j finds c at X, and c is one
-//  of
-//     the chunks that j reads from its place: those its frozen map has, or all while that map is not durable (a power
-//     loss would take the map, and then j must read all its chunks from their places).
+//     of the chunks that j reads from its place: those its frozen map has, or all while that map is not durable (a power
+//     loss would take the map, and then j must read all its chunks from their places). c's Home is also pinned while a
+//     partial slot of c is named.
 //  4. Whoever reads at a place holds the chunk's lock; whoever gives a place to another use has held it exclusively
 //     since the place was left. So a reader finds old bytes or new ones, never another chunk's.
 //  5. A slot or Home that a record let go of is reused or punched only after a seal behind that record (rule 1).
@@ -22,7 +22,7 @@
 //     Base  ------------------------> Home    ------------------------------> Detour
 //     Home  -- write, not pinned ---> Home    -- write, pinned -------------> Detour
 //     Detour - write, not pinned ---> Detour  -- write, pinned -------------> Home if free, else another Detour
-//     Detour - move_home, Home free -> Home
+//     Detour - move_home, Home free -> Home   (free but for this very slot, when it is partial)
 //     any   -- zero, shrink, remove -> Zero   -- splice, replace -----------> Base
 //     any   -- write of the whole chunk, and the bytes are what L has ------> Base, without a byte being stored
 #include "varve/disk/live_disk.h"
@@ -141,6 +141,10 @@ bool LiveDisk::Implementation::pinned_by_pending(ChunkIndex chunk, Place place) 
 }
 
 bool LiveDisk::Implementation::pinned(ChunkIndex chunk, Place place) const {
+  return (place.kind == PlaceKind::home && state.partial_slots(chunk) > 0) || pinned_by_snapshot(chunk, place);
+}
+
+bool LiveDisk::Implementation::pinned_by_snapshot(ChunkIndex chunk, Place place) const {
   if (pinned_by_pending(chunk, place)) return true;
   // Gone from memory, not yet from the sealed journal. Which place it had is not known any more: any.
   for (const auto& [position, f] : unsealed_snapshots) {
@@ -155,6 +159,7 @@ bool LiveDisk::Implementation::home_is_free(ChunkIndex chunk) const {
 
 Resolved LiveDisk::Implementation::resolve_live(ChunkIndex chunk) const {
   Resolved resolved{state.places().get(chunk), {}, {}};
+  resolved.blocks = state.blocks_at(chunk, resolved.place);
   if (resolved.place.kind == PlaceKind::base) {
     if (const auto found = state.segments().find(chunk)) {
       resolved.root = found->root;
@@ -327,6 +332,7 @@ LiveDiskCounters LiveDisk::counters() const {
   counters.base_chunks = self.state.places().count(PlaceKind::base);
   counters.slots = self.slot_count;
   counters.free_slots = self.free_slots.size();
+  counters.partial_slots = self.state.partial_slots();
   counters.segments = self.state.segments().size();
   counters.journal_bytes = self.journal->end();
   for (const Released::Homes& homes : self.homes_to_punch) counters.unswept_chunks += homes.count.value();

@@ -84,11 +84,9 @@ Status LiveDisk::Implementation::read_piece(ByteOffset at, std::span<std::byte> 
         case PlaceKind::home:
           VARVE_TRY(read_file(*home, from, part));
           break;
-        case PlaceKind::detour: {
-          const std::size_t within = geometry.within_chunk(from);
-          VARVE_TRY(read_file(*detour, offset_of(first, place) + ByteCount{within}, part));
+        case PlaceKind::detour:
+          VARVE_TRY(read_stored(first + ChunkCount{i}, where[i], geometry.within_chunk(from), part));
           break;
-        }
       }
       i += run;
     }

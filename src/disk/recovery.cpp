@@ -199,7 +199,7 @@ Status LiveDisk::Implementation::recover_slots() {
   if (!named) return fail_damaged(fmt::format("{}/journal: {}", directory, named.error().message));
   const std::set<Slot>& used = *named;
   slot_count = used.empty() ? 0 : *used.rbegin() + 1;
-  if (detour_status.size.value() / chunk < slot_count) {
+  if (detour_status.size < state.detour_bytes(used)) {
     return fail_damaged(fmt::format("{}/detour.img is cut short: {} bytes, slot {} is in use", directory,
                                     detour_status.size.value(), slot_count - 1));
   }

@@ -389,6 +389,7 @@ Resolved LiveDisk::Implementation::resolve_frozen_run(std::size_t position, Chun
     const PlaceRun run = state.frozen_run(i, chunk, f.changed_until(chunk, end, blocks_per_chunk()));
     count = run.count;
     Resolved resolved{run.place, {}, {}};
+    resolved.blocks = state.blocks_at(chunk, run.place);
     if (run.place.kind == PlaceKind::base) {
       if (const auto found = state.pending()[i].segments->find(chunk)) {
         resolved.root = found->root;
@@ -422,7 +423,7 @@ Status LiveDisk::Implementation::read_frozen_part(SnapshotId snapshot, ChunkInde
         return {};
       }
       if (resolved.place.kind != PlaceKind::base) {
-        return read_file(file_of(resolved.place), offset_of(chunk, resolved.place) + ByteCount{within}, out);
+        return read_stored(chunk, resolved, within, out);
       }
     }
     auto read = read_base(resolved.root, resolved.source, within, out);

@@ -27,7 +27,7 @@ std::vector<ChunkIndex> LiveDisk::Implementation::detours_to_move(std::size_t mo
     const std::uint64_t page = move_cursor % places.page_count();
     places.page(page).for_each_slot([&](std::uint16_t chunk, Slot) VARVE_NO_ANALYSIS {
       const ChunkIndex index{page * kPageChunks + chunk};
-      if (found.size() < most && home_is_free(index)) found.push_back(index);
+      if (found.size() < most && may_move_home(index)) found.push_back(index);
     });
     if (found.size() >= most) break;
     ++move_cursor;
@@ -40,16 +40,16 @@ std::vector<ChunkIndex> LiveDisk::Implementation::detours_to_move(std::size_t mo
 Result<bool> LiveDisk::Implementation::move_one_home(ChunkIndex chunk) {
   SharedLock shared(gate);
   Stripes::Lock lock(stripes, chunk, 1, Stripes::Lock::Mode::exclusive);
-  Place from;
+  Resolved from;
   {
     MutexLock state_lock(state_mutex);
-    from = state.places().get(chunk);
-    if (from.kind != PlaceKind::detour || !home_is_free(chunk)) return false;
+    if (!may_move_home(chunk)) return false;
+    from = resolve_live(chunk);
   }
   auto buffer = chunk_buffers.take();
-  VARVE_TRY(read_file(*detour, offset_of(chunk, from), buffer.span()));
+  VARVE_TRY(read_stored(chunk, from, 0, buffer.span()));
   const Place to{PlaceKind::home, 0};
-  VARVE_TRY(write_noted(chunk, 1, to, 0, buffer.span()));
+  VARVE_TRY(write_blocks(chunk, to, from.blocks, buffer.span()));
   MutexLock state_lock(state_mutex);
   VARVE_TRY(record_and_apply(record::Places{chunk.value(), 1, to}));
   return true;

@@ -28,7 +28,7 @@ Status LiveDisk::Implementation::write_file(os::File& file, ByteOffset at, std::
 /// `chunks` is 1 unless the place is Home.
 Status LiveDisk::Implementation::write_noted(ChunkIndex first, std::size_t chunks, Place place, std::size_t within,
                                              std::span<const std::byte> bytes) {
-  assert_may_write(first, chunks, place);
+  assert_may_write(first, chunks, place, within, bytes.size());
   Status written = write_file(file_of(place), offset_of(first, place) + ByteCount{within}, bytes);
   (place.kind == PlaceKind::home ? home_dirty : detour_dirty) = true;
   return written;
@@ -160,7 +160,8 @@ Result<bool> LiveDisk::Implementation::write_in_place(ByteOffset at, std::span<c
     for (std::size_t i = 0; i < count; ++i) {
       const ChunkIndex chunk = first + ChunkCount{i};
       where[i] = state.places().get(chunk);
-      const bool writable = where[i].kind == PlaceKind::home || where[i].kind == PlaceKind::detour;
+      const bool writable = where[i].kind == PlaceKind::home ||
+                            (where[i].kind == PlaceKind::detour && has_blocks(chunk, where[i], at, bytes.size()));
       if (!writable || is_same(chunk, fills) || pinned(chunk, where[i])) return false;
     }
   }
@@ -185,6 +186,7 @@ Result<bool> LiveDisk::Implementation::write_chunk(ChunkIndex chunk, std::size_t
   Stripes::Lock lock(stripes, chunk, 1, Stripes::Lock::Mode::exclusive);
   Resolved from;
   bool in_place = false;
+  bool in_part = false;
   {
     MutexLock state_lock(state_mutex);
     from = resolve_live(chunk);
@@ -197,11 +199,14 @@ Result<bool> LiveDisk::Implementation::write_chunk(ChunkIndex chunk, std::size_t
     }
     const bool writable = from.place.kind == PlaceKind::home || from.place.kind == PlaceKind::detour;
     in_place = writable && !pinned(chunk, from.place);
+    in_part = !in_place && may_move_in_part(from, within, bytes.size()) && !home_is_free(chunk);
   }
   const ByteOffset at = geometry.start_of(chunk) + ByteCount{within};
-  if (in_place) {
+  if (in_place || in_part) {
     mark_blocks(at, bytes.size());
-    VARVE_TRY(overwrite(chunk, from.place, within, bytes));
+    VARVE_TRY(in_part          ? move_in_part(chunk, from, within, bytes)
+              : from.partial() ? write_in_part(chunk, from, within, bytes)
+                               : overwrite(chunk, from.place, within, bytes));
     return true;
   }
 
@@ -219,7 +224,7 @@ Result<bool> LiveDisk::Implementation::write_chunk(ChunkIndex chunk, std::size_t
       if (same_bytes(std::span<const std::byte>(fill->bytes->span()).subspan(within, bytes.size()), bytes)) return true;
       std::memcpy(whole.data(), fill->bytes->data(), whole.size());
     } else {
-      VARVE_TRY(read_file(file_of(from.place), offset_of(chunk, from.place), whole));
+      VARVE_TRY(read_stored(chunk, from, 0, whole));
     }
   }
   std::memcpy(whole.data() + within, bytes.data(), bytes.size());

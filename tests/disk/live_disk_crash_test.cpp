@@ -203,6 +203,45 @@ const Scene kScenes[] = {
        disk.commit();
        disk.tidy();
      }},
+    {"PartialSlots", a_pending_snapshot,
+     [](ModeledDisk& disk) {
+       disk.write_stamped(0, 4096);               // a block alone
+       disk.write_stamped(2 * kTestChunk + 4096 + 100, 5000);  // parts of two
+       disk.flush();
+       disk.write_stamped(8192, 4096);            // one more
+       disk.write_stamped(50, 300);               // one that is there
+       disk.freeze();                             // the slots are pinned in their turn
+       disk.write_stamped(4096, 100);
+       disk.write_stamped(2 * kTestChunk, 512);
+       disk.flush();
+       disk.commit();
+       disk.move_home(8);
+       disk.commit();
+       disk.flush();
+       disk.move_home(8);
+       disk.write_stamped(kTestChunk - 200, 400);
+       disk.flush();
+       disk.tidy();
+     }},
+    {"PartialSlotsThatGo", a_pending_snapshot,
+     [](ModeledDisk& disk) {
+       for (std::uint64_t i = 0; i < 3; ++i) disk.write_stamped(i * kTestChunk + 4096, 4096);
+       disk.freeze();
+       for (std::uint64_t i = 0; i < 3; ++i) disk.write_stamped(i * kTestChunk + 8192, 4096);
+       disk.drop(0);                              // its Homes are read through the slots of the next
+       disk.flush();
+       disk.tidy();
+       disk.zero(0, kTestChunk);
+       for (std::uint64_t i = 0; i < 4; ++i) disk.write_stamped(kTestChunk + i * 4096, 4096);  // whole in the end
+       disk.resize(2 * kTestChunk + 6000);
+       disk.flush();
+       disk.tidy();
+       disk.write_stamped(0, 4096);
+       disk.drop(0);
+       disk.move_home(8);
+       disk.write_stamped(0, 3 * kTestChunk);
+       disk.tidy();
+     }},
     {"Shrink", three_pending_snapshots,
      [](ModeledDisk& disk) {
        disk.resize(kTestChunk + 5000);

@@ -46,6 +46,9 @@ class ModelRun {
     for (std::uint64_t done = 0; done < operations && !::testing::Test::HasFailure(); ++done) {
       disk_.set_label("operation " + std::to_string(done) + ", ");
       step();
+      if (disk_.is_open() && !disk_.dead()) {
+        if (disk_.disk().counters().partial_slots > 0) ++with_partial_slots;
+      }
       if (verify_always_) disk_.verify();
       if (disk_.dead()) recover(one_in(2) ? End::kill : one_in(4) ? End::assumed_loss : End::power_loss);
       if (latched()) reopen_after_latch();
@@ -54,6 +57,7 @@ class ModelRun {
     if (::testing::Test::HasFailure()) std::cerr << disk_.trace();
   }
 
+  static inline std::uint64_t with_partial_slots = 0;  ///< operations that left some
   static inline std::uint64_t base_again = 0;  ///< writes that made a chunk Base
 
  private:
@@ -317,6 +321,7 @@ void expect_met(const char* what, std::uint64_t& count) {
 TEST(LiveDiskModel, ASmallImageHoldsWhatTheModelSaysThroughAnyOperationsAndDeaths) {
   run_model("the live disk's model, small", Shape::small, Trouble::deaths, 1);
   expect_met("chunks written back to what the base has", ModelRun::base_again);
+  expect_met("operations with partial slots", ModelRun::with_partial_slots);
 }
 
 TEST(LiveDiskModel, ASparseImageOfManyPagesHoldsWhatTheModelSays) {

@@ -178,6 +178,108 @@ TEST_F(LiveDiskRules, Rule1ARootIsNamedUntilTheSealThatForgetsIt) {
   }
 }
 
+/// The Home of a chunk whose slot has a part of it is read through the slot, also when no snapshot finds it there any more.
+TEST_F(LiveDiskRules, Rule1AHomeIsKeptForASlotThatHasAPartOfItsChunk) {
+  disk().freeze();
+  disk().write_stamped(4096, 4096);
+  disk().write_stamped(kTestChunk + 8192, 100);
+  EXPECT_EQ(live().counters().partial_slots, 2u);
+  disk().freeze();  // finds them in their slots
+  disk().commit();  // and Home is nobody's but through these
+  disk().flush();
+  disk().tidy();
+  disk().zero(0, kTestChunk);  // the live image leaves the slot, the snapshot does not
+  disk().flush();
+  disk().tidy();
+  disk().write_stamped(0, kTestChunk);
+  disk().write_stamped(kTestChunk, kTestChunk);
+  std::size_t moved = 0;
+  disk().move_home(8, &moved);
+  EXPECT_EQ(moved, 0u);
+  disk().verify();
+  for (const End how : {End::kill, End::power_loss}) {
+    disk().flush();
+    disk().recover(how, 3);
+    disk().verify();
+  }
+  disk().drain();
+  disk().settle();
+}
+
+/// What was a part of a chunk for the sealed journal is read at Home after a power loss.
+TEST_F(LiveDiskRules, Rule1AHomeWaitsForTheSealThatMakesTheSlotWholeOrGone) {
+  for (const bool completed : {false, true}) {
+    for (std::uint64_t seed = 0; seed < 20; ++seed) {
+      start(kChunks);
+      disk().freeze();
+      disk().write_stamped(4096, 4096);
+      disk().commit();
+      disk().freeze();
+      disk().flush();
+      if (completed) disk().write_stamped(8192, kTestChunk - 8192);
+      if (completed) disk().write_stamped(0, 4096);
+      if (!completed) disk().zero(0, kTestChunk);
+      disk().write_stamped(0, kTestChunk);
+      disk().write_stamped(0, kTestChunk);
+      disk().recover(End::power_loss, seed);
+      disk().verify();
+      disk().drain();
+      if (HasFailure()) return;
+    }
+  }
+}
+
+/// A first write to a pinned chunk moves what it writes, and is durable like any: by the flush that comes, and no other.
+TEST_F(LiveDiskRules, TheFirstWriteToAPinnedChunkWritesNoMoreThanItsBlocks) {
+  disk().freeze();
+  disk().flush();
+  const std::uint64_t before = allocated("detour.img");
+  {
+    Counted calls(disk().machine());
+    disk().write_stamped(4096, 4096);
+    disk().write_stamped(kTestChunk + 4096 + 512, 512);
+    EXPECT_EQ(calls.of("write detour.img"), 2u);
+    EXPECT_EQ(calls.all("write journal"), 2u);
+    EXPECT_EQ(calls.total(), 4u);
+  }
+  EXPECT_EQ(live().counters().partial_slots, 2u);
+  EXPECT_LE(allocated("detour.img") - before, 2 * 4096u);
+  disk().write_stamped(4096 + 100, 100);  // it is there: no record
+  disk().verify();
+  disk().flush();
+  disk().recover(End::power_loss, 1);
+  disk().verify();
+  disk().commit();
+  disk().flush();
+  {
+    Counted calls(disk().machine());
+    std::size_t moved = 0;
+    disk().move_home(8, &moved);
+    EXPECT_EQ(moved, 2u);
+    EXPECT_EQ(calls.of("write home.img"), 2u);
+  }
+  disk().verify();
+  disk().settle();
+}
+
+/// Of a part of a block too: killed between the bytes and the record, or the record and the answer.
+TEST_F(LiveDiskRules, BlocksOfAPartialSlotAreExactAfterAKillAtAnyCall) {
+  for (std::uint64_t call = 1; call < 20; ++call) {
+    start(kChunks);
+    disk().freeze();
+    disk().die_at(call);
+    disk().write_stamped(4096, 4096);
+    disk().write_stamped(100, 200);
+    disk().write_stamped(8192 + 100, 5000);
+    const bool died = disk().dead();
+    disk().recover(End::kill, 0);
+    disk().verify();
+    disk().drain();
+    disk().settle();
+    if (HasFailure() || !died) return;
+  }
+}
+
 TEST_F(LiveDiskRules, Rule1WhatIsFreeIsReused) {
   for (int round = 0; round < 30; ++round) {
     disk().freeze();

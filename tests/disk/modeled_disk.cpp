@@ -723,6 +723,7 @@ void ModeledDisk::settle() {
   if (!flush() || !tidy()) return;
   const disk::LiveDiskCounters counters = disk_->counters();
   EXPECT_EQ(counters.detour_chunks, 0u) << where();
+  EXPECT_EQ(counters.partial_slots, 0u) << where() << "a Home is kept for nobody";
   EXPECT_EQ(counters.free_slots, counters.slots) << where() << "a slot leaked";
 }
 

@@ -76,6 +76,8 @@ std::vector<Record> some_records() {
           record::Splice{5, 6, root, 2, 20 * kMinChunkSize},
           freeze,
           record::Places{1, 1, {PlaceKind::detour, 0}},
+          record::Partial{2, 1, 1, 2},
+          record::Partial{2, 1, 0, 1},
           frozen,
           record::MapKept{1},
           record::PendingUpdated{1, "b", "{}"},

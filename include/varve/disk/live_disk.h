@@ -7,7 +7,7 @@
 //
 // Memory per TiB of image with 64 KiB chunks: places 2 bits a chunk where a page of 4096 chunks is mixed (4 MiB at
 // most), nothing where it is uniform; change map 32 MiB of tmpfs when fully dirty, nothing where clean; detours 16
-// bytes each while they last; for each pending snapshot the places that changed since, at most as much again.
+// bytes each while they last, 50 more while one has only a part of its chunk (a million of them at most); for each pending snapshot the places that changed since, at most as much again.
 #pragma once
 
 #include <bitset>
@@ -114,6 +114,7 @@ struct LiveDiskOptions {
 struct LiveDiskCounters {
   std::uint64_t home_chunks = 0;
   std::uint64_t detour_chunks = 0;      ///< live chunks in detours
+  std::uint64_t partial_slots = 0;      ///< live or frozen, that have only the blocks that were written
   std::uint64_t slots = 0;              ///< detour slots in the file, free or not
   std::uint64_t free_slots = 0;
   std::uint64_t base_chunks = 0;
