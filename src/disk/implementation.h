@@ -26,6 +26,7 @@ namespace varve::disk {
 constexpr std::size_t kPieceChunks = 64;
 constexpr std::size_t kStripes = 256;
 constexpr std::size_t kBounceBytes = 1 * kMiB;
+constexpr Slot kPreparedSlots = 64;
 /// More chunks than these are not partial at once, for what is known of them is in memory: a further one is moved whole.
 constexpr std::size_t kMostPartialSlots = 1 << 20;
 
@@ -168,6 +169,7 @@ struct LiveDisk::Implementation {
   std::deque<std::shared_ptr<Frozen>> frozen VARVE_GUARDED_BY(state_mutex);  ///< parallel to state.pending()
   std::set<Slot> free_slots VARVE_GUARDED_BY(state_mutex);
   Slot slot_count VARVE_GUARDED_BY(state_mutex) = 0;
+  std::pair<Slot, Slot> prepared_slots VARVE_GUARDED_BY(state_mutex);  ///< have space, unless they were free since
   std::deque<std::pair<std::uint64_t, Slot>> unsealed_slots VARVE_GUARDED_BY(state_mutex);  ///< by journal position
   UnsealedHomes unsealed_homes VARVE_GUARDED_BY(state_mutex);
   /// Snapshots that went by a record that is not sealed yet, and roots that nothing names since one (rule 1).
@@ -204,6 +206,7 @@ struct LiveDisk::Implementation {
   [[nodiscard]] bool pinned(ChunkIndex chunk, Place place) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] bool home_is_free(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
   [[nodiscard]] Resolved resolve_live(ChunkIndex chunk) const VARVE_REQUIRES(state_mutex);
+  void prepare_slots() VARVE_REQUIRES(state_mutex);
   [[nodiscard]] Slot take_slot() VARVE_REQUIRES(state_mutex);
   void give_back_slot(Slot slot) VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] ByteOffset offset_of(ChunkIndex chunk, Place place) const;

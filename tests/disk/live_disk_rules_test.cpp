@@ -245,6 +245,8 @@ TEST_F(LiveDiskRules, TheFirstWriteToAPinnedChunkWritesNoMoreThanItsBlocks) {
   EXPECT_EQ(live().counters().partial_slots, 2u);
   EXPECT_LE(allocated("detour.img") - before, 2 * 4096u);
   disk().write_stamped(4096 + 100, 100);  // it is there: no record
+  disk().write_stamped(2 * kTestChunk + 100, 2 * 4096 - 100);  // only the first block is cut, or the last
+  disk().write_stamped(3 * kTestChunk, 4096 + 100);
   disk().verify();
   disk().flush();
   disk().recover(End::power_loss, 1);
@@ -255,8 +257,8 @@ TEST_F(LiveDiskRules, TheFirstWriteToAPinnedChunkWritesNoMoreThanItsBlocks) {
     Counted calls(disk().machine());
     std::size_t moved = 0;
     disk().move_home(8, &moved);
-    EXPECT_EQ(moved, 2u);
-    EXPECT_EQ(calls.of("write home.img"), 2u);
+    EXPECT_EQ(moved, 4u);
+    EXPECT_EQ(calls.of("write home.img"), 4u);
   }
   disk().verify();
   disk().settle();

@@ -47,9 +47,9 @@ MUTATIONS = [
     Mutation(2, 'the copy home keeps writers out', 'src/disk/upkeep.cpp',
              '''  SharedLock shared(gate);
   Stripes::Lock lock(stripes, chunk, 1, Stripes::Lock::Mode::exclusive);
-  Place from;''',
+  Resolved from;''',
              '''  SharedLock shared(gate);
-  Place from;''',
+  Resolved from;''',
              DISK, RULES + 'Rule2AWrite*'),
     Mutation(2, 'a move home is durable before its slot is reused', 'src/disk/writing.cpp',
              'detour_dirty) = true;', 'detour_dirty) = place.kind != PlaceKind::home;',
@@ -156,6 +156,19 @@ MUTATIONS = [
     Mutation(0, 'a digest match alone never makes bytes what the base has', 'src/snapshot/image.cpp',
              'return there && same_bytes(**there, bytes);', 'return there.has_value();',
              'snapshot/snapshot_test', 'MapSourceTest.*'),
+    # Partial slots (partial.cpp opens with their invariants).
+    Mutation(1, 'a Home is kept for the slots that have a part of its chunk', 'src/disk/live_disk.cpp',
+             '(place.kind == PlaceKind::home && state.partial_slots(chunk) > 0) || ', '',
+             DISK, RULES + 'Rule1AHomeIsKept*'),
+    Mutation(1, 'a slot with a part that a snapshot finds its chunk in does not move home', 'src/disk/partial.cpp',
+             '!state.is_frozen_in_place(chunk) && ', '',
+             DISK, RULES + 'Rule1AHomeIsKept*:LiveDiskModel.*'),
+    Mutation(0, 'a block that is written in part is filled', 'src/disk/partial.cpp',
+             'if (!is_whole(within)) cut |= BlockMask{1} << within / kBlockSize;', '',
+             DISK, RULES + 'BlocksOfAPartialSlot*:' + RULES + 'TheFirstWrite*'),
+    Mutation(0, 'blocks that come to a slot are journaled', 'src/disk/partial.cpp',
+             'if (more == 0) return {};', 'if (more == 0 || more != 0) return {};',
+             DISK, RULES + 'BlocksOfAPartialSlot*'),
     # Collect's (collect.cpp opens with its invariants).
     Mutation(14, 'a pack that somebody uses keeps its records', 'src/chunks/root_registry.cpp',
              'if (held_packs_.contains(pack) || kept_packs_.contains(pack)) return false;', '',
