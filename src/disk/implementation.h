@@ -27,7 +27,7 @@ constexpr std::size_t kPieceChunks = 64;
 constexpr std::size_t kStripes = 256;
 constexpr std::size_t kBounceBytes = 1 * kMiB;
 constexpr Slot kPreparedSlots = 64;
-/// More chunks than these are not partial at once, for what is known of them is in memory: a further one is moved whole.
+/// Not more chunks are partial at once, for what is known of them is in memory: a further one is moved whole.
 constexpr std::size_t kMostPartialSlots = 1 << 20;
 
 [[nodiscard]] constexpr bool aligned(std::uint64_t value, std::uint64_t to) { return value % to == 0; }
@@ -113,7 +113,7 @@ struct Fill {
   ChunkIndex chunk;
   OpaqueRoot root;  ///< empty: zeros
   ChunkIndex source;
-  std::shared_ptr<AlignedBuffer> bytes;  ///< of a partly overwritten Base chunk; null: the whole chunk is written, and the same
+  std::shared_ptr<AlignedBuffer> bytes;  ///< of a Base chunk that is written in part; null: one written whole is the same
 };
 
 /// Where the bytes of a chunk of some image are.

@@ -172,6 +172,7 @@ Resolved LiveDisk::Implementation::resolve_live(ChunkIndex chunk) const {
 /// Space for the slots that come next, at once: a block that the filesystem must find for each small write costs three
 /// times the write. Not for a few: then it is the space that counts. Failing that, they are written all the same.
 void LiveDisk::Implementation::prepare_slots() {
+  if (!state.has_block_masks()) return;
   const Slot first = free_slots.empty() ? slot_count : *free_slots.begin();
   if (first >= prepared_slots.first && first < prepared_slots.second) return;
   Slot end = first;
@@ -179,7 +180,8 @@ void LiveDisk::Implementation::prepare_slots() {
   if (end == slot_count && slot_count >= kPreparedSlots) end = first + kPreparedSlots;
   if (end - first < kPreparedSlots) return;
   prepared_slots = {first, end};
-  (void)detour->preallocate(offset_of(ChunkIndex{0}, {PlaceKind::detour, first}), geometry.bytes_in(ChunkCount{kPreparedSlots}));
+  const ByteOffset at = offset_of(ChunkIndex{0}, {PlaceKind::detour, first});
+  (void)detour->preallocate(at, geometry.bytes_in(ChunkCount{kPreparedSlots}));
 }
 
 Slot LiveDisk::Implementation::take_slot() {

@@ -7,7 +7,7 @@
 //
 // Memory per TiB of image with 64 KiB chunks: places 2 bits a chunk where a page of 4096 chunks is mixed (4 MiB at
 // most), nothing where it is uniform; change map 32 MiB of tmpfs when fully dirty, nothing where clean; detours 16
-// bytes each while they last, 50 more while one has only a part of its chunk (a million of them at most); for each pending snapshot the places that changed since, at most as much again.
+// bytes each while they last (70 while partial); for each pending snapshot the places that changed since, as much again.
 #pragma once
 
 #include <bitset>
