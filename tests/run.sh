@@ -102,9 +102,10 @@ run_asan() {
 # Only what runs threads against each other, and only what that needs is built. NAME FILTER; the crash and damage tests,
 # which have one thread, would take most of the time.
 concurrent="core *
+objects JoinedFiles.AreRead*
 chunks *:-Hostile*:*Delta*
 disk LiveDiskThreads*:LiveDiskRules*
-snapshot Collect*:Commit*:Image*:ReadStreams*
+snapshot Collect*:Commit*:Image*:Joining.GoesOn*:ReadStreams*
 store StoreRaces*:Threads*:StoreTest*:StoreModel*
 fuse *
 cli *"

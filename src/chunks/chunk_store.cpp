@@ -203,7 +203,8 @@ ChunkStore::Counters ChunkStore::counters() const {
           .node_cache_used = nodes.used + packs.cache_used(),
           .records_loaded = packs.records_loaded.load(std::memory_order_relaxed),
           .bytes_loaded = packs.bytes_loaded.load(std::memory_order_relaxed),
-          .damaged_loads = implementation_->damaged_loads.load(std::memory_order_relaxed)};
+          .damaged_loads = implementation_->damaged_loads.load(std::memory_order_relaxed),
+          .packs_written = implementation_->packs_written.load(std::memory_order_relaxed)};
 }
 
 void ChunkStore::drop_caches() {

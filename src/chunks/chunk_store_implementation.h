@@ -40,6 +40,7 @@ struct ChunkStore::Implementation {
   RecordCache chunks;
   RecordCache nodes;
   std::atomic<std::size_t> damaged_loads{0};
+  std::atomic<std::size_t> packs_written{0};
   Mutex rewriting;  ///< before the registry's: one pack is written anew at a time
   /// Packs with holes that this process made or made sure of: a crash may have come before they were all made.
   std::unordered_set<PackId> punched VARVE_GUARDED_BY(rewriting);

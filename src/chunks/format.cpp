@@ -92,7 +92,7 @@ std::optional<PackName> parse_pack_name(std::string_view folder, std::string_vie
   const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), generation, 10);
   const bool canonical =
       error == std::errc{} && end == digits.data() + digits.size() && (digits.size() == 1 || digits.front() != '0');
-  if (!canonical || id == 0 || (id & kSectionMask) != 0) return {};
+  if (!canonical || id == 0 || (id & kReservedIdBits) != 0) return {};
   return PackName{PackId{id}, generation};
 }
 

@@ -6,11 +6,11 @@
 // Terms: a *record* is one encoded object (a chunk or a map node); its *payload* is the bytes stored for it, its
 // *plain* bytes what they decode to. A *pack* is a set of records that never grows; its *table* says where each is. An
 // *ordinal* is a record's position in the table, and with the pack's id it names the record for ever. A *generation*
-// counts how often a pack was rewritten. A *section* is one pack within a file.
+// counts how often a pack was rewritten.
 //
 // 1. Object name
 //
-//     packs/ab/ID.GEN.pack     ID  16 lower-case hex digits, the pack id; its low 8 bits are a section number (see 5)
+//     packs/ab/ID.GEN.pack     ID  16 lower-case hex digits, the pack id; its low 8 bits are zero
 //                              ab  the first two digits of ID
 //                              GEN generation, decimal without leading zeros, from 0
 //
@@ -52,7 +52,7 @@
 //              record takes at most two loads; it lives as long as a delta stands on it.
 //
 //     trailer  0   8  T, offset of the table
-//              8   8  length of the section, header and trailer included (here: of the file)
+//              8   8  length of the pack, header and trailer included
 //             16   8  pack id, the one in the name
 //             24   4  n, number of entries
 //             28   4  generation, the one in the name
@@ -92,14 +92,8 @@
 //                     all zeros: nothing, i.e. zeros (only where a root is expected, never in a node);
 //                     pack 0, ordinal 0xFFFFFFFF: a chunk that could not be read when its snapshot was committed
 //
-// 5. Several packs in one file (reserved; version 1 writes one pack a file, always section 0)
-//
-//    The low 8 bits of a pack id are the number of its section, and the file is named by the id with these bits
-//    cleared: so an id leads to its file without any lookup. Every section is a pack as in 2, all offsets counted from
-//    its own header. Behind the last section come one directory entry of 24 bytes per section {section's pack id u64,
-//    offset of its header in the file u64, length u64} and a closing trailer of 64 bytes with the magic "VARVEDIR"
-//    instead of "VARVEEND" and the directory's offset in place of T. A file of one section has neither: its last 8
-//    bytes tell the two apart. Version 1 refuses ids whose low 8 bits are not zero, and that magic.
+// 5. Several packs in one file: small packs may lie, byte for byte, in files that hold many objects each. That is the
+//    object store's (objects/joined_format.h); here a pack has its name and its bytes wherever they are.
 #pragma once
 
 #include <array>
@@ -120,6 +114,7 @@
 
 namespace varve::chunks::format {
 
+constexpr std::string_view kPacksFolder = "packs";
 constexpr std::string_view kHeaderMagic = "VARVEPK1";
 constexpr std::string_view kTrailerMagic = "VARVEEND";
 constexpr std::uint16_t kVersion = 1;
@@ -127,7 +122,7 @@ constexpr std::size_t kHeaderSize = 16;
 constexpr std::size_t kEntrySize = 40;
 constexpr std::size_t kTrailerSize = 64;
 constexpr std::uint32_t kMaxRecords = 65536;
-constexpr std::uint64_t kSectionMask = 0xFF;  ///< the bits of a pack id that number its section
+constexpr std::uint64_t kReservedIdBits = 0xFF;  ///< of a pack id: zero
 
 constexpr std::size_t kNodeSlots = 256;
 constexpr std::size_t kNodeHeaderSize = 33;

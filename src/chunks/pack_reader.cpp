@@ -10,7 +10,7 @@
 namespace varve::chunks {
 namespace {
 
-constexpr std::string_view kPacks = "packs";
+constexpr std::string_view kPacks = format::kPacksFolder;
 /// Read at once from a pack's end: covers trailer and table of most packs (1,636 records).
 constexpr std::size_t kTailRead = 64 * kKiB;
 
@@ -69,7 +69,7 @@ Result<PackTablePointer> PackReader::table(PackId pack) {
 }
 
 Result<PackTablePointer> PackReader::load_table(PackId pack) {
-  if (pack == PackId{0} || (pack.value() & format::kSectionMask) != 0) {
+  if (pack == PackId{0} || (pack.value() & format::kReservedIdBits) != 0) {
     return fail_damaged(describe(pack) + ": not an id that this version knows");
   }
   auto table = read_table({pack, known_generation(pack)});

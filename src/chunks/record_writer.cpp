@@ -24,7 +24,7 @@ constexpr std::size_t kTableReserve =
 PackId random_pack_id() {
   std::random_device source;
   const std::uint64_t bits = std::uint64_t{source()} << 32 | source();
-  return PackId{bits & ~format::kSectionMask};
+  return PackId{bits & ~format::kReservedIdBits};
 }
 
 bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
@@ -237,7 +237,7 @@ Status RecordWriter::Implementation::make_room() {
 Status RecordWriter::Implementation::open_pack() {
   for (int i = 0; i < kIdTries; ++i) {
     const PackId id = store.options.new_pack_id ? store.options.new_pack_id() : random_pack_id();
-    if (id == PackId{0} || (id.value() & format::kSectionMask) != 0) continue;
+    if (id == PackId{0} || (id.value() & format::kReservedIdBits) != 0) continue;
     VARVE_TRY_ASSIGN(const auto existing, store.packs.generations(id));
     if (!existing.empty() || !hold.try_hold_pack(id)) continue;
     pack = id;
@@ -294,6 +294,7 @@ void RecordWriter::Implementation::announce() {
   if (const auto added = store.locator.add_pack(pack, places); !added) {
     log::warning("pack {:016x} will not be shared until the next mount: {}", pack.value(), added.error().message);
   }
+  store.packs_written.fetch_add(1, std::memory_order_relaxed);
   store.packs.remember(pack, std::make_shared<const PackTable>(PackTable{0, table.entries, table.bases}));
 }
 

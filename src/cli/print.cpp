@@ -172,6 +172,7 @@ void print_collected(const json& answer) {
   fmt::print("{} freed: {} records removed; of {} packs {} removed, {} written anew, {} punched\n",
              size_of(answer, "bytes_removed"), text_of(answer, "records_removed"), text_of(answer, "packs_seen"),
              text_of(answer, "packs_removed"), text_of(answer, "packs_rewritten"), text_of(answer, "packs_punched"));
+  if (answer.value("packs_joined", 0) != 0) fmt::print("{} small packs share files now\n", text_of(answer, "packs_joined"));
   if (answer.value("waiting_bytes", 0) == 0) return;
   fmt::print("{} more are freed when enough comes together in their packs\n", size_of(answer, "waiting_bytes"));
 }

@@ -4,10 +4,18 @@
 //
 // A crash anywhere leaves the object or none of it, and perhaps a temporary. The temporary's own entry is never
 // synced: should a power loss bring it back, it is a second name of the object that remove_temporaries() takes away.
+//
+// Small objects may lie together in one file (joined_files.h); joining.h puts them there. Who looks for one looks there
+// first, then for a file of its own, then, since it may have been moved in between, there once more.
+#include <algorithm>
+#include <optional>
 #include <set>
 #include <string>
+#include <type_traits>
 #include <utility>
 
+#include "joined_files.h"
+#include "joining.h"
 #include "varve/core/single_flight_cache.h"
 #include "varve/core/sync.h"
 #include "varve/objects/object_store.h"
@@ -17,6 +25,8 @@ namespace {
 
 /// Descriptors kept open: a cold random read is then one system call, not three.
 constexpr std::size_t kOpenFiles = 64;
+/// How often an object is looked for again that was being moved.
+constexpr int kLooks = 4;
 
 bool is_temporary(std::string_view path) {
   return os::leaf_of(path).starts_with(os::kTemporaryPrefix);
@@ -48,10 +58,12 @@ std::string temporary_for(std::string_view name) {
 
 class DirectoryObjects final : public ObjectStore {
  public:
-  explicit DirectoryObjects(os::Storage& storage) : storage_(storage), open_files_(kOpenFiles) {}
+  explicit DirectoryObjects(os::Storage& storage) : storage_(storage), open_files_(kOpenFiles), joined_(storage) {}
 
   Result<PutOutcome> put_if_absent(std::string_view name, std::span<const std::byte> bytes) override {
-    VARVE_TRY(check(name));
+    VARVE_TRY(check_name(name));
+    VARVE_TRY(joined_.load());
+    if (joined_.find(name)) return PutOutcome::exists;
     const std::string_view folder = os::parent_of(name);
     VARVE_TRY(settle(folder));
     const std::string temporary = temporary_for(name);
@@ -67,32 +79,71 @@ class DirectoryObjects final : public ObjectStore {
   }
 
   Result<std::size_t> read(std::string_view name, ByteOffset at, std::span<std::byte> out) override {
-    VARVE_TRY(check(name));
-    VARVE_TRY_ASSIGN(const auto file, open_files_.get(
-                                          std::string(name), [&] { return open(name); },
-                                          [](const os::File&) { return std::size_t{1}; }));
-    return file->read(at, out);
+    return look_for(name, [&](const std::optional<SectionPlace>& place) -> Result<std::size_t> {
+      if (!place) {
+        VARVE_TRY_ASSIGN(const auto file, open_once(std::string(name)));
+        return file->read(at, out);
+      }
+      if (at.value() >= place->length) return 0;
+      VARVE_TRY_ASSIGN(const auto file, open_once(joined_format::file_name(place->file)));
+      const std::size_t count = std::min<std::uint64_t>(out.size(), place->length - at.value());
+      return file->read(ByteOffset{place->offset + at.value()}, out.first(count));
+    });
   }
 
   Result<ByteCount> size(std::string_view name) override {
-    VARVE_TRY(check(name));
-    auto found = storage_.status(name);
-    if (!found) return tl::unexpected(as_read_error(std::move(found).error()));
-    const os::FileStatus& status = *found;
-    if (status.type != os::FileType::regular) return fail_damaged(std::string(name) + ": not a regular file");
-    return status.size;
+    return look_for(name, [&](const std::optional<SectionPlace>& place) -> Result<ByteCount> {
+      if (place) return ByteCount{place->length};
+      auto found = storage_.status(name);
+      if (!found) return tl::unexpected(as_read_error(std::move(found).error()));
+      const os::FileStatus& status = *found;
+      if (status.type != os::FileType::regular) return fail_damaged(std::string(name) + ": not a regular file");
+      return status.size;
+    });
   }
 
   Result<std::vector<std::string>> list(std::string_view folder) override {
-    return names_in(folder, os::FileType::regular);
+    // In this order: one that is moved meanwhile is then met at least once.
+    VARVE_TRY_ASSIGN(auto names, names_in(folder, os::FileType::regular));
+    VARVE_TRY(joined_.load());
+    joined_.add_names_in(folder, names);
+    return names;
   }
 
   Result<std::vector<std::string>> list_folders(std::string_view folder) override {
-    return names_in(folder, os::FileType::directory);
+    VARVE_TRY_ASSIGN(auto names, names_in(folder, os::FileType::directory));
+    VARVE_TRY(joined_.load());
+    joined_.add_folders_in(folder, names);
+    return names;
   }
 
   Status remove(std::string_view name) override {
-    VARVE_TRY(check(name));
+    VARVE_TRY(check_name(name));
+    VARVE_TRY(joined_.load());
+    VARVE_TRY(remove_own(name));
+    return joined_.remove(name);
+  }
+
+  Status punch(std::string_view name, ByteOffset at, ByteCount count) override {
+    VARVE_TRY(check_name(name));
+    VARVE_TRY(joined_.load());
+    if (const auto place = joined_.find(name)) return joined_.punch(*place, at, count);
+    VARVE_TRY_ASSIGN(const auto file, storage_.open(name, {.write = true}));
+    return file->punch(at, count);
+  }
+
+  Result<Joined> join(const JoinOptions& options) override {
+    VARVE_TRY(joined_.load());
+    return Joining(storage_, joined_, options, [this](const std::string& file) { open_files_.drop(file); }).run();
+  }
+
+  Result<std::vector<std::string>> check() override {
+    VARVE_TRY(joined_.load());
+    return joined_.check();
+  }
+
+ private:
+  Status remove_own(std::string_view name) {
     Status removed = storage_.remove(name);
     // After it, not before: a reader could have opened the file again in between, and the open file would keep the
     // space. A load under way is not kept either.
@@ -104,14 +155,27 @@ class DirectoryObjects final : public ObjectStore {
     return synced;
   }
 
-  Status punch(std::string_view name, ByteOffset at, ByteCount count) override {
-    VARVE_TRY(check(name));
-    VARVE_TRY_ASSIGN(const auto file, storage_.open(name, {.write = true}));
-    return file->punch(at, count);
+  /// What `use` says of the object in its place, or, without one, in a file of its own.
+  template <class Use>
+  std::invoke_result_t<Use, const std::optional<SectionPlace>&> look_for(std::string_view name, const Use& use) {
+    VARVE_TRY(check_name(name));
+    VARVE_TRY(joined_.load());
+    for (int look = 1;; ++look) {
+      const auto place = joined_.find(name);
+      auto result = use(place);
+      if (result || result.error().code != ENOENT || look == kLooks) return result;
+      const auto now = joined_.find(name);
+      const bool moved = place ? !now || now->file != place->file : now.has_value();
+      if (!moved) return result;
+    }
   }
 
- private:
-  static Status check(std::string_view name) {
+  Result<std::shared_ptr<const os::File>> open_once(const std::string& path) {
+    return open_files_.get(
+        path, [&] { return open(path); }, [](const os::File&) { return std::size_t{1}; });
+  }
+
+  static Status check_name(std::string_view name) {
     if (!os::valid_path(name) || is_temporary(name)) {
       return fail_refused(EINVAL, "not a name for an object: " + std::string(name));
     }
@@ -159,6 +223,7 @@ class DirectoryObjects final : public ObjectStore {
 
   os::Storage& storage_;
   SingleFlightCache<std::string, os::File> open_files_;
+  JoinedFiles joined_;
   Mutex mutex_;
   /// Folders of packs and logs: some 60 bytes each, 256 and two a disk.
   std::set<std::string, std::less<>> settled_ VARVE_GUARDED_BY(mutex_);

@@ -35,6 +35,7 @@
 #include "record_set.h"
 #include "varve/chunks/chunk_map.h"
 #include "varve/chunks/free_records.h"
+#include "varve/chunks/join_packs.h"
 #include "varve/chunks/pack_repair.h"
 #include "varve/core/log.h"
 
@@ -187,13 +188,26 @@ class Collection {
   std::optional<Error> failed_;
 };
 
+/// How many. No part of the collection: nothing dies of it, and nobody waits for it.
+std::uint64_t join_small_packs(chunks::ChunkStore& chunks, const CollectOptions& options) {
+  chunks::JoinPacksOptions join;
+  join.stop = options.stop;
+  if (options.pace) join.pace = [&](std::uint64_t bytes) { options.pace(0, bytes); };
+  const auto joined = chunks::join_packs(chunks, join);
+  if (joined) return joined->objects;
+  if (joined.error().code != ECANCELED) log::warning("small packs were not joined: {}", joined.error().message);
+  return 0;
+}
+
 }  // namespace
 
 Result<Collected> collect_garbage(chunks::ChunkStore& chunks, const CollectOptions& options) {
   if (const auto swept = chunks::remove_superseded_packs(chunks); !swept) {
     log::warning("an old generation of a pack stays: {}", swept.error().message);
   }
-  return Collection(chunks, options).run();
+  auto collected = Collection(chunks, options).run();
+  if (collected) collected->packs_joined = join_small_packs(chunks, options);
+  return collected;
 }
 
 }  // namespace varve::snapshot

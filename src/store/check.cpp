@@ -11,6 +11,7 @@
 #include <utility>
 
 #include "varve/catalog/names.h"
+#include "varve/chunks/join_packs.h"
 #include "varve/snapshot/repair.h"
 
 namespace varve::store {
@@ -144,6 +145,20 @@ Status check_packs(Services& services, std::vector<std::string>& problems) {
     // One that went meanwhile was collected.
     if (!table && table.error().code != ENOENT) problems.push_back(table.error().message);
   }
+  VARVE_TRY_ASSIGN(const auto joined, chunks::check_joined_packs(*services.chunks));
+  problems.insert(problems.end(), joined.begin(), joined.end());
+  return {};
+}
+
+/// What of joined files is damaged once is written anew from what is whole.
+Status repair_joined_packs(Services& services, snapshot::Repaired& repaired) {
+  VARVE_TRY_ASSIGN(const auto before, chunks::check_joined_packs(*services.chunks));
+  if (before.empty()) return {};
+  VARVE_TRY(chunks::join_packs(*services.chunks, {.enough = SIZE_MAX, .stop = {}, .pace = {}}));
+  VARVE_TRY_ASSIGN(const auto after, chunks::check_joined_packs(*services.chunks));
+  for (const std::string& problem : before) {
+    if (std::ranges::find(after, problem) == after.end()) repaired.repaired.push_back(problem + ": written anew");
+  }
   return {};
 }
 
@@ -202,6 +217,7 @@ Result<RepairReport> repair_store(Services& services, const std::vector<std::sha
     };
     VARVE_TRY_ASSIGN(report.repaired,
                      snapshot::repair_targets(*services.chunks, targets.all(), offer, progress, stop));
+    VARVE_TRY(repair_joined_packs(services, report.repaired));
   }
   VARVE_TRY_ASSIGN(report.after, check_store(services, disks, damaged, progress, stop));
   return report;

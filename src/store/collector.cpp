@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "varve/chunks/join_packs.h"
 #include "varve/core/log.h"
 
 namespace varve::store {
@@ -55,7 +56,11 @@ bool Collector::sleep(Clock::duration time) {
 
 void Collector::loop() {
   while (sleep(kLook)) {
-    if (due(Clock::now())) run();
+    if (due(Clock::now())) {
+      run();
+    } else if (join_due(Clock::now())) {
+      join();
+    }
   }
 }
 
@@ -71,6 +76,7 @@ bool Collector::due(Clock::time_point now) {
 
 void Collector::run() {
   const std::uint64_t made = services_.garbage;
+  joined_at_ = services_.chunks->counters().packs_written;
   const auto begin = Clock::now();
   snapshot::CollectOptions options;
   options.stop = [this] { return services_.stopping.load(); };
@@ -84,6 +90,27 @@ void Collector::run() {
   }
   done_ = made;
   not_before_ = short_of_space_() ? end : end + (end - begin) * kRestFactor;
+}
+
+/// Collecting joins too.
+bool Collector::join_due(Clock::time_point now) const {
+  return now >= join_not_before_ && !short_of_space_() &&
+         services_.chunks->counters().packs_written >= joined_at_ + chunks::kEnoughSmallPacks;
+}
+
+void Collector::join() {
+  const std::size_t written = services_.chunks->counters().packs_written;
+  chunks::JoinPacksOptions options;
+  options.stop = [this] { return services_.stopping.load(); };
+  options.pace = [this](std::uint64_t bytes) { slow_down(0, bytes); };
+  const auto joined = chunks::join_packs(*services_.chunks, options);
+  if (joined) {
+    services_.collect.packs_joined += joined->objects;
+  } else if (joined.error().code != ECANCELED) {
+    log::warning("small packs were not joined: {}", joined.error().message);
+  }
+  joined_at_ = written;
+  join_not_before_ = Clock::now() + kRetry;
 }
 
 void Collector::slow_down(std::uint64_t records, std::uint64_t bytes) {

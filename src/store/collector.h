@@ -1,4 +1,5 @@
-// Runs collect by itself: some time after something was deleted, once for many deletions, and slowly.
+// Runs collect by itself: some time after something was deleted, once for many deletions, and slowly; and joins small
+// packs when many were written and nothing was deleted.
 #pragma once
 
 #include <chrono>
@@ -29,6 +30,8 @@ class Collector {
   [[nodiscard]] bool sleep(Clock::duration time) VARVE_EXCLUDES(mutex_);
   [[nodiscard]] bool due(Clock::time_point now);
   void run();
+  [[nodiscard]] bool join_due(Clock::time_point now) const;
+  void join();
   void slow_down(std::uint64_t records, std::uint64_t bytes) VARVE_EXCLUDES(mutex_);
 
   Services& services_;
@@ -40,6 +43,8 @@ class Collector {
   Clock::time_point first_wanted_;
   Clock::time_point last_wanted_;
   Clock::time_point not_before_;
+  std::size_t joined_at_ = 0;  ///< of packs written
+  Clock::time_point join_not_before_;
 
   Mutex mutex_;
   CondVar stop_wanted_;

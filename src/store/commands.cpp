@@ -185,6 +185,7 @@ Result<json> run_collect(Store& store, const json&, const CommandContext& contex
               {"packs_removed", collected.packs_removed},
               {"packs_rewritten", collected.packs_rewritten},
               {"packs_punched", collected.packs_punched},
+              {"packs_joined", collected.packs_joined},
               {"records_removed", collected.records_removed},
               {"record_bytes", collected.record_bytes},
               {"bytes_removed", collected.bytes_removed},

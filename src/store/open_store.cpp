@@ -277,6 +277,7 @@ Result<snapshot::Collected> OpenStore::collect_with(snapshot::CollectOptions opt
   state.collected = garbage;
   state.records_removed += collected->records_removed;
   state.bytes_removed += collected->bytes_removed;
+  state.packs_joined += collected->packs_joined;
   state.waiting_records = collected->waiting_records;
   state.waiting_bytes = collected->waiting_bytes;
   return collected;

@@ -46,6 +46,7 @@ json describe_collect(const Services& services) {
               {"runs", state.runs.load()},
               {"records_removed", state.records_removed.load()},
               {"bytes_removed", state.bytes_removed.load()},
+              {"packs_joined", state.packs_joined.load()},
               {"waiting_records", state.waiting_records.load()},
               {"waiting_bytes", state.waiting_bytes.load()}};
 }
@@ -217,6 +218,7 @@ std::string report_metrics(const Store& store, Services& services) {
   Metric(out, "varve_collect_runs_total", "counter", "Collections since the mount.").add(collect.runs);
   Metric(out, "varve_collect_removed_records_total", "counter", "Records removed.").add(collect.records_removed);
   Metric(out, "varve_collect_removed_bytes_total", "counter", "Bytes given back.").add(collect.bytes_removed);
+  Metric(out, "varve_collect_joined_packs_total", "counter", "Small packs that share a file since.").add(collect.packs_joined);
   if (const auto capacity = store.capacity()) {
     Metric(out, "varve_store_total_bytes", "gauge", "Size of the store's filesystem.").add(capacity->total.value());
     Metric(out, "varve_store_available_bytes", "gauge", "Free bytes there.").add(capacity->available.value());

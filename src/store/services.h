@@ -37,6 +37,7 @@ struct CollectState {
   std::atomic<std::uint64_t> runs{0};       ///< since the store was opened; so are these
   std::atomic<std::uint64_t> records_removed{0};
   std::atomic<std::uint64_t> bytes_removed{0};
+  std::atomic<std::uint64_t> packs_joined{0};
   std::atomic<std::uint64_t> waiting_records{0};  ///< as the last one found
   std::atomic<std::uint64_t> waiting_bytes{0};
 };

@@ -67,7 +67,7 @@ TEST_F(ChunkStoreTest, RefsThatNameNothingAreErrors) {
   const Ref ref = put_one(make_chunk(1));
   expect_damaged(store->load_chunk(Ref::make_damaged()));
   expect_damaged(store->load_chunk(Ref{PackId{0x7700}, 0, ref.digest}));                // no such pack
-  expect_damaged(store->load_chunk(Ref{PackId{ref.pack.value() + 1}, 0, ref.digest}));  // a section: reserved
+  expect_damaged(store->load_chunk(Ref{PackId{ref.pack.value() + 1}, 0, ref.digest}));  // reserved
   expect_damaged(store->load_chunk(Ref{ref.pack, 1, ref.digest}));                      // no such ordinal
   expect_damaged(store->load_chunk(Ref{ref.pack, 0, Digest{1, 2}}));                    // another record
   expect_damaged(store->load_node(ref));                                                // of another kind

@@ -118,7 +118,7 @@ TEST_F(PackIds, ATakenIdIsNotUsedAgain) {
   ASSERT_TRUE(registry.condemn(PackId{0x300}));
   objects.set("packs/00/0000000000000200.3.pack", objects.get("packs/00/0000000000000200.0.pack"));
   ASSERT_TRUE(objects.remove("packs/00/0000000000000200.0.pack"));
-  EXPECT_EQ(put_one(make_chunk(3)).pack, PackId{0x400});  // 0x200 has another generation, 0x300 goes, 0x17 is a section
+  EXPECT_EQ(put_one(make_chunk(3)).pack, PackId{0x400});  // 0x200 has another generation, 0x300 goes, 0x17 is reserved
   RootRegistry::Hold hold(registry);
   RecordWriter writer(*store, hold);
   EXPECT_EQ(writer.put_chunk(make_chunk(4)).error().code, EIO);  // no more ids: an error, not a loop

@@ -41,6 +41,9 @@ void fuzz_node(Input input);
 Seeds node_seeds();
 void fuzz_ref_text(Input input);
 Seeds ref_text_seeds();
+// joined.cpp
+void fuzz_joined(Input input);
+Seeds joined_seeds();
 // logs.cpp
 void fuzz_log_record(Input input);
 Seeds log_record_seeds();

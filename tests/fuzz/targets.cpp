@@ -12,6 +12,7 @@ const std::vector<Target>& targets() {
       {"record", fuzz_record, record_seeds},
       {"node", fuzz_node, node_seeds},
       {"ref-text", fuzz_ref_text, ref_text_seeds},
+      {"joined", fuzz_joined, joined_seeds},
       {"log-record", fuzz_log_record, log_record_seeds},
       {"checkpoint", fuzz_checkpoint, checkpoint_seeds},
       {"settings", fuzz_settings, settings_seeds},

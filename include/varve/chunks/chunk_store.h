@@ -115,6 +115,7 @@ class ChunkStore {
     std::size_t records_loaded = 0;
     std::size_t bytes_loaded = 0;
     std::size_t damaged_loads = 0;
+    std::size_t packs_written = 0;  ///< by commits
   };
   [[nodiscard]] Counters counters() const;
   /// For tests and benchmarks: forgets everything cached.

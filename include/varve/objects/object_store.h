@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
@@ -16,6 +18,22 @@
 namespace varve::objects {
 
 enum class PutOutcome { created, exists };
+
+/// What to put together, and how.
+struct JoinOptions {
+  std::string folder;                 ///< of objects in folders directly below this one
+  ByteCount small;                    ///< only those up to this size
+  std::size_t enough = 0;             ///< nothing is done before there are so many
+  std::uint64_t file_bytes = 0;       ///< at most, of a file of several; 0: as large as it may be
+  std::function<bool()> stop;         ///< true: ends soon, what was begun is dropped
+  std::function<void(std::uint64_t bytes)> pace;  ///< after so many were read and written; may sleep
+};
+struct Joined {
+  std::uint64_t objects = 0;        ///< that had a file each
+  std::uint64_t files_made = 0;
+  std::uint64_t files_removed = 0;  ///< those objects' own, and older ones of several
+  std::uint64_t bytes_written = 0;
+};
 
 /// Any thread. Names as in os/storage.h.
 class ObjectStore {
@@ -42,11 +60,24 @@ class ObjectStore {
     static_cast<void>(count);
     return fail_refused(EOPNOTSUPP, "holes in " + std::string(name));
   }
+  /// Keeps many small objects in few files, where objects are files; names and bytes stay what they are, and reading goes
+  /// on meanwhile. Files of several of which most was removed are written anew, and those that were damaged in part. Does
+  /// nothing where that would fill the disk. One at a time, and nobody removes or punches such an object meanwhile.
+  ///
+  /// A crash leaves each object in one place or in two equal ones; later calls clear that up. After an error what was
+  /// finished before it stays.
+  [[nodiscard]] virtual Result<Joined> join(const JoinOptions& options) {
+    static_cast<void>(options);
+    return Joined{};
+  }
+  /// Sentences about damage to what keeps objects together, in files of several; about objects themselves nothing.
+  [[nodiscard]] virtual Result<std::vector<std::string>> check() { return std::vector<std::string>{}; }
 };
 
 /// Objects as files below the root of `storage`, which must outlive the result. Names whose last part begins with
 /// `.tmp-` are refused (EINVAL): temporaries are named so, are never listed, and lie in the name's topmost folder,
-/// so that few places need to be looked at for those a crash left behind. Keeps up to 64 files open for reading.
+/// so that few places need to be looked at for those a crash left behind. Keeps up to 64 files open for reading. The folder
+/// `joined` is its own: for files of several objects (varve-store(5)).
 [[nodiscard]] std::unique_ptr<ObjectStore> make_directory_objects(os::Storage& storage);
 
 /// Removes the temporaries that a crash left in the root and its folders. Only while nothing is being put: call it

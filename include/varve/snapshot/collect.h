@@ -17,6 +17,7 @@ struct Collected {
   std::uint64_t record_bytes = 0;   ///< what these had stored, to the byte
   std::uint64_t bytes_removed = 0;  ///< by which the packs' files are smaller
   std::uint64_t bytes_written = 0;  ///< of packs and tables that replace others
+  std::uint64_t packs_joined = 0;  ///< small ones that had a file each and share one now
   /// Dead, and not worth writing a table for yet, or in a pack that was in use.
   std::uint64_t waiting_records = 0;
   std::uint64_t waiting_bytes = 0;
@@ -36,7 +37,7 @@ struct CollectOptions {
 /// anything is removed (EIO): what a damaged node stood for is unknown; so does a pack whose table cannot be read, while
 /// anything stands on its records. ECANCELED when `stop` said so; what was removed by then stays removed. A pack that
 /// cannot be freed does not keep the others; the first such error is returned in the end. Any thread; several at once are
-/// safe. Works without free space: packs in which nothing is alive go first, and holes need none.
+/// safe. In the end small packs are joined (chunks/join_packs.h): should that fail, the log says so. Works without free space: packs in which nothing is alive go first, and holes need none.
 ///
 /// Cost: each distinct map node is read once, and the table of each pack; memory one bit a record (some 16 MiB per TiB of
 /// packs), one pack, and its table.
