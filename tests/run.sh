@@ -86,7 +86,7 @@ test_in() {
 run_plain() {
   step "configure plain" configure "$build_root/plain" g++ || return
   step "build plain" ninja -C "$build_root/plain" || return
-  VARVE_STORE_MODEL_OPERATIONS=${VARVE_STORE_MODEL_OPERATIONS:-1000000} test_in plain
+  VARVE_STORE_MODEL_OPERATIONS=${VARVE_STORE_MODEL_OPERATIONS:-300000} test_in plain
 }
 
 # clang's thread-safety analysis checks the same build.

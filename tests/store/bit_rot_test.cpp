@@ -39,7 +39,7 @@ constexpr std::size_t kUsuallyEvery = 29;
 constexpr std::size_t kBulkLessOften = 61;
 constexpr std::size_t kMuch = 4096;
 constexpr std::size_t kWritesEvery = 4;
-constexpr std::size_t kUsualRounds = 150;
+constexpr std::size_t kUsualRounds = 80;
 
 enum class Ending { closed, killed };
 

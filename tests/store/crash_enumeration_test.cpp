@@ -4,7 +4,7 @@
 // absent; nothing else appeared; a second end and recovery change nothing; and the store goes on. So are recoveries
 // themselves.
 //
-//   VARVE_CRASH_VARIANTS=N   power losses at each point (5)
+//   VARVE_CRASH_VARIANTS=N   power losses at each point (3)
 //   VARVE_TEST_STRIDE=N      looks at each Nth point only; for slow builds
 //   VARVE_CRASH_RECOVERIES=N the recovery after each Nth state is itself ended at every call (401)
 //   VARVE_SCENE=NAME         one scene
@@ -24,7 +24,7 @@ using test::ModeledStore;
 using test::Scene;
 using Moment = ModeledStore::Moment;
 
-constexpr std::uint64_t kDefaultVariants = 5;
+constexpr std::uint64_t kDefaultVariants = 3;
 /// Prime to the number of variants.
 constexpr std::uint64_t kDefaultRecoveries = 401;
 constexpr std::uint64_t kPromisedStates = 10'000;
