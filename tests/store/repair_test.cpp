@@ -99,6 +99,7 @@ void flip(Place& place, const Specimen& specimen, const std::string& path, std::
 struct Counts {
   std::size_t repaired = 0;
   std::size_t lost = 0;
+  std::size_t harmless = 0;  ///< bits of a zstd frame that mean nothing: its record decodes to what it did
 };
 
 /// Flips one byte, repairs, and expects all to be exact, also afterwards; but for nodes.
@@ -112,6 +113,14 @@ void flip_and_repair(const Specimen& specimen, const std::string& path, std::siz
     ASSERT_OK(store);
     const auto report = repair(**store);
     ASSERT_OK(report);
+    if (node && report->after.clean()) {
+      EXPECT_EQ(report->repaired.packs + report->repaired.lost, 0U);
+      EXPECT_OK((*store)->close());
+      store->reset();
+      expect_exact(place, specimen);
+      ++counts.harmless;
+      return;
+    }
     EXPECT_EQ(report->after.clean(), !node);
     EXPECT_EQ(report->repaired.lost > 0, node);
     EXPECT_EQ(report->repaired.failed.empty(), !node);
@@ -145,8 +154,9 @@ void flip_all(const Specimen& specimen, std::uint64_t seed) {
       if (::testing::Test::HasFailure()) return;
     }
   }
-  fmt::print("{} damages repaired, {} of map nodes named\n", counts.repaired, counts.lost);
+  fmt::print("{} damages repaired, {} of map nodes named, {} harmless\n", counts.repaired, counts.lost, counts.harmless);
   EXPECT_GT(counts.repaired, 0U);
+  EXPECT_LE(counts.harmless, 2 + counts.lost / 10) << "damage of map nodes is not noticed";
 }
 
 TEST(Repair, AnyByteOfAPackComesBackWhereTheLiveImageHasItUnchanged) {
