@@ -14,6 +14,7 @@
 #include <type_traits>
 #include <utility>
 
+#include "foreign_entry.h"
 #include "joined_files.h"
 #include "joining.h"
 #include "varve/core/single_flight_cache.h"
@@ -34,20 +35,6 @@ bool is_temporary(std::string_view path) {
 
 bool says(const Status& status, int code) {
   return !status && status.error().code == code;
-}
-
-/// What lies under an object's name and cannot be one (a link, a pipe, another user's file, a directory that is none)
-/// is damage to whoever wants to read it, not a mistake of his.
-Error as_read_error(Error error) {
-  switch (error.code) {
-    case ELOOP:
-    case ENOTDIR:
-    case EINVAL:
-    case EPERM:
-      return Error{EIO, ErrorKind::damaged, std::move(error.message)};
-    default:
-      return error;
-  }
 }
 
 std::string temporary_for(std::string_view name) {

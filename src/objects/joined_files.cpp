@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <utility>
 
+#include "foreign_entry.h"
 #include "varve/core/bytes.h"
 #include "varve/core/log.h"
 
@@ -44,19 +45,6 @@ Result<Tables> read_table(const os::File& file, std::uint64_t file_bytes, bool b
 /// What a medium or a forger did, and no want of memory or descriptors.
 bool is_damage(const Error& error) { return error.kind == ErrorKind::damaged || error.code == EIO; }
 
-/// Something under its name that is no file (a link, a directory, another user's).
-Error as_damage(Error error) {
-  switch (error.code) {
-    case ELOOP:
-    case ENOTDIR:
-    case EINVAL:
-    case EPERM:
-      return Error{EIO, ErrorKind::damaged, std::move(error.message)};
-    default:
-      return error;
-  }
-}
-
 }  // namespace
 
 /// Ascending; nothing: not even the folder is there.
@@ -74,7 +62,7 @@ Result<std::optional<std::vector<std::uint64_t>>> JoinedFiles::numbers() {
 
 Result<JoinedFile> JoinedFiles::read_file(std::uint64_t number) {
   auto opened = storage_.open(joined_format::file_name(number), {});
-  if (!opened) return tl::unexpected(as_damage(std::move(opened).error()));
+  if (!opened) return tl::unexpected(as_read_error(std::move(opened).error()));
   const os::File& file = **opened;
   VARVE_TRY_ASSIGN(const os::FileStatus status, file.status());
   const std::uint64_t file_bytes = status.size.value();
