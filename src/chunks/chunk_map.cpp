@@ -65,23 +65,23 @@ Status diff_subtrees(ChunkStore& my_store, const MaybeRef& mine, ChunkStore& the
   return {};
 }
 
-void walk_base(ChunkStore& store, const Ref& ref, RecordKind content, const RecordVisitor& visitor) {
-  const auto base = store.base_of(ref);
-  if (!base) return visitor.on_damage(ref, base.error());
-  if (*base) visitor.visit_base(**base, content);
+void walk_supports(ChunkStore& store, const Ref& ref, RecordKind content, const RecordVisitor& visitor) {
+  const auto supports = store.supports_of(ref);
+  if (!supports) return visitor.on_damage(ref, supports.error());
+  for (const Ref& support : *supports) visitor.visit_support(support, content);
 }
 
 void walk_node(ChunkStore& store, const Ref& ref, int level, const RecordVisitor& visitor) {
   if (!visitor.first_visit(ref, RecordKind::node)) return;
   const auto node = load_map_node(store, ref, level);
   if (!node) return visitor.on_damage(ref, node.error());
-  walk_base(store, ref, RecordKind::node, visitor);
+  walk_supports(store, ref, RecordKind::node, visitor);
   for (std::size_t slot = node->view.next_set(0); slot < kMapFanOut; slot = node->view.next_set(slot + 1)) {
     const Ref child = *node->view.get(slot);
     if (level > 0) {
       walk_node(store, child, level - 1, visitor);
     } else if (visitor.first_visit(child, RecordKind::full)) {
-      walk_base(store, child, RecordKind::full, visitor);
+      walk_supports(store, child, RecordKind::full, visitor);
     }
   }
 }

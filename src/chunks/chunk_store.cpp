@@ -17,10 +17,9 @@ constexpr std::size_t kCacheEntryOverhead = 256;  ///< list, hash table, control
 /// Of a record that is not gone.
 RecordInfo describe(const PackTable& table, std::uint32_t ordinal) {
   const format::Entry& entry = table.entries[ordinal];
-  const Ref* base = table.base_of(ordinal);
-  return {ordinal,     *entry.kind,  entry.codec,
-          entry.stored, entry.plain, entry.digest,
-          base == nullptr ? MaybeRef{} : MaybeRef{*base}};
+  RecordInfo info{ordinal, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest, {}};
+  for (const format::Support& support : table.supports_of(ordinal)) info.supports.push_back(support.ref);
+  return info;
 }
 
 std::size_t cost_of(const Bytes& bytes) {
@@ -57,15 +56,9 @@ Result<BytesPointer> ChunkStore::Implementation::load_once(const Ref& ref, Recor
   return read(ref, kind);
 }
 
-Result<BytesPointer> ChunkStore::Implementation::read(const Ref& ref, RecordKind kind, BytesPointer* base_bytes) {
-  return packs.read_record(ref, kind, plain_bytes(kind), [&](const Ref& base) -> Result<BytesPointer> {
-    BytesPointer bytes = cache_for(kind).peek(base);
-    if (bytes == nullptr) {
-      VARVE_TRY_ASSIGN(bytes, packs.read_record(base, kind, plain_bytes(kind), {}));
-    }
-    if (base_bytes != nullptr) *base_bytes = bytes;
-    return bytes;
-  });
+Result<BytesPointer> ChunkStore::Implementation::read(const Ref& ref, RecordKind kind, DeltaParent* parent) {
+  return packs.read_record(
+      ref, kind, plain_bytes(kind), [&](const Ref& base) { return cache_for(kind).peek(base); }, parent);
 }
 
 std::vector<Locator::Entry> ChunkStore::Implementation::locator_entries(PackId pack,
@@ -110,15 +103,18 @@ Result<BytesPointer> ChunkStore::load_node(const Ref& ref) {
 Result<BytesPointer> ChunkStore::load_chunk_once(const Ref& ref) {
   return implementation_->load_once(ref, RecordKind::full);
 }
-Result<ChunkStore::ChunkAndBase> ChunkStore::load_chunk_and_base_once(const Ref& ref) {
-  ChunkAndBase loaded{peek_chunk(ref), nullptr};
-  if (loaded.bytes == nullptr) {
-    VARVE_TRY_ASSIGN(loaded.bytes, implementation_->read(ref, RecordKind::full, &loaded.base_bytes));
+Result<DeltaParent> ChunkStore::load_delta_parent(const Ref& ref) {
+  DeltaParent parent{.ref = ref, .bytes = peek_chunk(ref), .base_bytes = {}, .supports = {}, .sources = {}};
+  // Of a delta the chunk alone is no use.
+  const auto supports = supports_of(ref);
+  if (parent.bytes == nullptr || !supports || !supports->empty()) {
+    VARVE_TRY_ASSIGN(parent.bytes, implementation_->read(ref, RecordKind::full, &parent));
   }
-  return loaded;
+  if (parent.base_bytes == nullptr) parent.base_bytes = parent.bytes;
+  return parent;
 }
-Result<MaybeRef> ChunkStore::base_of(const Ref& ref) {
-  return implementation_->packs.base_of(ref);
+Result<std::vector<Ref>> ChunkStore::supports_of(const Ref& ref) {
+  return implementation_->packs.supports_of(ref);
 }
 
 Status ChunkStore::verify_record(const Ref& ref, RecordKind kind) {

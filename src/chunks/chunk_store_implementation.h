@@ -27,8 +27,8 @@ struct ChunkStore::Implementation {
   /// From the cache, or read without being kept there: a comparison must not push out what guests read.
   [[nodiscard]] Result<BytesPointer> load_once(const Ref& ref, RecordKind kind);
   /// Read now; only a delta's base may come from the cache. It is not kept there: what was decoded with it is.
-  /// `base_bytes` becomes what it stands on, if it is a delta.
-  [[nodiscard]] Result<BytesPointer> read(const Ref& ref, RecordKind kind, BytesPointer* base_bytes = nullptr);
+  /// `parent`: filled with the rest if it is a chunk's delta.
+  [[nodiscard]] Result<BytesPointer> read(const Ref& ref, RecordKind kind, DeltaParent* parent = nullptr);
   [[nodiscard]] std::vector<Locator::Entry> locator_entries(PackId pack, std::span<const RecordInfo> records) const;
 
   objects::ObjectStore& objects;

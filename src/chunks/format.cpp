@@ -35,7 +35,8 @@ void put_entry(ByteWriter& out, const Entry& entry) {
   out.put(entry.plain);
   out.put(entry.kind ? static_cast<std::uint8_t>(*entry.kind) : std::uint8_t{0});
   out.put(static_cast<std::uint8_t>(entry.codec));
-  put_zeros(out, 6);
+  out.put(entry.lenders);
+  put_zeros(out, 5);
 }
 
 /// Whether the payload lies before the table and its lengths are possible for its kind.
@@ -62,7 +63,9 @@ std::optional<Entry> get_entry(std::span<const std::byte> bytes, std::uint64_t t
   if (kind > static_cast<std::uint8_t>(RecordKind::node_delta) || codec > static_cast<std::uint8_t>(Codec::zstd)) return {};
   entry.kind = static_cast<RecordKind>(kind);
   entry.codec = static_cast<Codec>(codec);
-  if (!all_zero(in.get_bytes(6)) || !plausible(entry, offset, table_offset)) return {};
+  entry.lenders = in.get<std::uint8_t>();
+  if (entry.lenders > (entry.kind == RecordKind::delta ? kMostLenders : 0)) return {};
+  if (!all_zero(in.get_bytes(5)) || !plausible(entry, offset, table_offset)) return {};
   entry.offset = static_cast<std::uint32_t>(offset);
   return entry;
 }
@@ -112,9 +115,9 @@ void put_table_of_older(std::vector<std::byte>& pack, PackId id, std::uint32_t g
   const std::size_t table_offset = pack.size();
   ByteWriter out(pack);
   for (const Entry& entry : table.entries) put_entry(out, entry);
-  for (const Base& base : table.bases) {
+  for (const Support& support : table.supports) {
     std::array<std::byte, Ref::kEncodedSize> encoded;
-    encode(base.ref, encoded);
+    encode(support.ref, encoded);
     out.put_bytes(encoded);
   }
   const std::size_t table_length = pack.size() - table_offset;
@@ -166,7 +169,7 @@ Result<Trailer> get_trailer(std::span<const std::byte, kTrailerSize> bytes, Pack
   const bool fits = section_length == file_size && file_size >= kHeaderSize + kTrailerSize && behind <= trailer.generation &&
                     (behind == 0 || trailer.table_offset == kHeaderSize) &&
                     trailer.count <= kMaxRecords && trailer.table_length >= trailer.count * kEntrySize &&
-                    trailer.table_length <= trailer.count * (kEntrySize + Ref::kEncodedSize) &&
+                    trailer.table_length <= trailer.count * (kEntrySize + kMostSupports * Ref::kEncodedSize) &&
                     trailer.table_offset >= kHeaderSize && trailer.table_offset <= file_size &&
                     file_size - trailer.table_offset == trailer.table_length + kTrailerSize;
   if (!fits) return fail_damaged("its trailer is damaged");
@@ -174,20 +177,23 @@ Result<Trailer> get_trailer(std::span<const std::byte, kTrailerSize> bytes, Pack
   return trailer;
 }
 
-/// The bases that follow the entries, one for each delta.
-Result<std::vector<Base>> get_bases(std::span<const Entry> entries, std::span<const std::byte> bytes) {
-  std::vector<Base> bases;
-  bases.reserve(bytes.size() / Ref::kEncodedSize);
+/// What follows the entries.
+Result<std::vector<Support>> get_supports(std::span<const Entry> entries, std::span<const std::byte> bytes) {
+  std::vector<Support> supports;
+  supports.reserve(bytes.size() / Ref::kEncodedSize);
   ByteReader in(bytes);
   for (std::uint32_t ordinal = 0; ordinal < entries.size(); ++ordinal) {
-    if (!entries[ordinal].kind || !is_delta(*entries[ordinal].kind)) continue;
-    const auto encoded = in.get_bytes(Ref::kEncodedSize);
-    const MaybeRef ref = in.failed() ? MaybeRef{} : decode(encoded.first<Ref::kEncodedSize>());
-    if (!ref || ref->damaged()) return fail_damaged(fmt::format("delta {} of its table has no base", ordinal));
-    bases.push_back({ordinal, *ref});
+    for (std::size_t i = 0; i < entries[ordinal].supports(); ++i) {
+      const auto encoded = in.get_bytes(Ref::kEncodedSize);
+      const MaybeRef ref = in.failed() ? MaybeRef{} : decode(encoded.first<Ref::kEncodedSize>());
+      if (!ref || ref->damaged()) {
+        return fail_damaged(fmt::format("delta {} of its table does not say what it stands on", ordinal));
+      }
+      supports.push_back({ordinal, *ref});
+    }
   }
-  if (!in.finished()) return fail_damaged("its table has bases of no delta");
-  return bases;
+  if (!in.finished()) return fail_damaged("its table has more than its deltas stand on");
+  return supports;
 }
 
 Result<Table> get_table(const Trailer& trailer, std::span<const std::byte> bytes) {
@@ -204,27 +210,32 @@ Result<Table> get_table(const Trailer& trailer, std::span<const std::byte> bytes
     table.entries.push_back(*entry);
   }
   const std::size_t length = trailer.count * kEntrySize;
-  VARVE_TRY_ASSIGN(table.bases, get_bases(table.entries, bytes.subspan(length, trailer.table_length - length)));
+  VARVE_TRY_ASSIGN(table.supports, get_supports(table.entries, bytes.subspan(length, trailer.table_length - length)));
   return table;
 }
 
 namespace {
 
 constexpr std::size_t kKindAt = 32;  ///< in an entry
+constexpr std::size_t kLendersAt = 34;
 
-/// Of the entries that begin at `table`, as they are, how many say that they are deltas.
-class DeltaCount {
+std::size_t supports_of(std::uint8_t kind, std::uint8_t lenders) {
+  if (kind == static_cast<std::uint8_t>(RecordKind::node_delta)) return 1;
+  return kind == static_cast<std::uint8_t>(RecordKind::delta) ? 1 + std::min<std::size_t>(lenders, kMostLenders) : 0;
+}
+
+/// Of the entries that begin at `table`, as they are, on how many records they say that they stand.
+class SupportCount {
  public:
-  DeltaCount(std::span<const std::byte> file, std::size_t table) : file_(file), table_(table) {}
+  SupportCount(std::span<const std::byte> file, std::size_t table) : file_(file), table_(table) {}
   [[nodiscard]] std::size_t among(std::size_t entries) const {
-    std::size_t deltas = 0;
-    for (std::size_t i = 0; i < entries; ++i) deltas += is_one(i) ? 1 : 0;
-    return deltas;
+    std::size_t supports = 0;
+    for (std::size_t i = 0; i < entries; ++i) supports += of(i);
+    return supports;
   }
-  [[nodiscard]] bool is_one(std::size_t entry) const {
-    const auto kind = std::to_integer<std::uint8_t>(file_[table_ + entry * kEntrySize + kKindAt]);
-    return kind == static_cast<std::uint8_t>(RecordKind::delta) ||
-           kind == static_cast<std::uint8_t>(RecordKind::node_delta);
+  [[nodiscard]] std::size_t of(std::size_t entry) const {
+    const auto bytes = file_.subspan(table_ + entry * kEntrySize, kEntrySize);
+    return supports_of(std::to_integer<std::uint8_t>(bytes[kKindAt]), std::to_integer<std::uint8_t>(bytes[kLendersAt]));
   }
 
  private:
@@ -235,19 +246,20 @@ class DeltaCount {
 struct TableShape {
   std::size_t length = 0;
   std::size_t entries = 0;
-  [[nodiscard]] std::size_t bases() const { return (length - entries * kEntrySize) / Ref::kEncodedSize; }
+  [[nodiscard]] std::size_t supports() const { return (length - entries * kEntrySize) / Ref::kEncodedSize; }
 };
 
 bool possible_shape(const TableShape& shape) {
   return shape.entries > 0 && shape.entries <= kMaxRecords && shape.length >= shape.entries * kEntrySize &&
-         (shape.length - shape.entries * kEntrySize) % Ref::kEncodedSize == 0 && shape.bases() <= shape.entries;
+         (shape.length - shape.entries * kEntrySize) % Ref::kEncodedSize == 0 &&
+         shape.supports() <= shape.entries * kMostSupports;
 }
 
 /// The number of entries of a table so long, going by what they are themselves; 0 when none fits.
-std::size_t entries_by_kinds(const DeltaCount& deltas, std::size_t length) {
+std::size_t entries_by_kinds(const SupportCount& supports, std::size_t length) {
   std::size_t used = 0;
   for (std::size_t i = 0; i < kMaxRecords && used + kEntrySize <= length; ++i) {
-    used += kEntrySize + (deltas.is_one(i) ? Ref::kEncodedSize : 0);
+    used += kEntrySize + supports.of(i) * Ref::kEncodedSize;
     if (used == length) return i + 1;
   }
   return 0;
@@ -264,13 +276,18 @@ std::optional<TableShape> guess_shape(std::span<const std::byte> file) {
   const std::size_t stated_length = in.get<std::uint32_t>();
   const std::size_t end = file.size() - kTrailerSize;
   const std::size_t by_offset = table_offset <= end ? end - table_offset : 0;
+  std::vector<std::size_t> lengths{stated_length};
+  // One field is damaged, most likely: what two of them say is so.
+  if (by_offset != stated_length) {
+    lengths.insert(lengths.end(), {by_offset, std::min<std::size_t>(stated, kMaxRecords) * kEntrySize});
+  }
   std::array<std::optional<TableShape>, 3> best;
-  for (const std::size_t length : {stated_length, by_offset, std::min<std::size_t>(stated, kMaxRecords) * kEntrySize}) {
+  for (const std::size_t length : lengths) {
     if (length == 0 || length > end - kHeaderSize) continue;
-    const DeltaCount deltas(file, end - length);
+    const SupportCount supports(file, end - length);
     const TableShape shape{length, stated};
-    const TableShape counted{length, entries_by_kinds(deltas, length)};
-    const bool agrees = possible_shape(shape) && deltas.among(stated) == shape.bases();
+    const TableShape counted{length, entries_by_kinds(supports, length)};
+    const bool agrees = possible_shape(shape) && supports.among(stated) == shape.supports();
     if (!best[0] && agrees) best[0] = shape;
     if (!best[1] && counted.entries > 0) best[1] = counted;
     if (!best[2] && possible_shape(shape)) best[2] = shape;
@@ -282,6 +299,10 @@ std::optional<TableShape> guess_shape(std::span<const std::byte> file) {
 }
 
 }  // namespace
+
+std::size_t RawEntry::supports() const {
+  return supports_of(kind, lenders);
+}
 
 RawTable get_raw_table(std::span<const std::byte> file) {
   RawTable table;
@@ -298,10 +319,11 @@ RawTable get_raw_table(std::span<const std::byte> file) {
     entry.plain = in.get<std::uint32_t>();
     entry.kind = in.get<std::uint8_t>();
     entry.codec = in.get<std::uint8_t>();
-    (void)in.get_bytes(6);
+    entry.lenders = in.get<std::uint8_t>();
+    (void)in.get_bytes(5);
   }
-  for (std::size_t i = 0; i < shape->bases(); ++i) {
-    table.bases.push_back(decode(in.get_bytes(Ref::kEncodedSize).first<Ref::kEncodedSize>()));
+  for (std::size_t i = 0; i < shape->supports(); ++i) {
+    table.supports.push_back(decode(in.get_bytes(Ref::kEncodedSize).first<Ref::kEncodedSize>()));
   }
   return table;
 }

@@ -25,9 +25,9 @@
 //
 // 2. Pack file (offsets from its beginning)
 //
-//     0                 16                            T                         T + L - 28 d        T + L         + 64
+//     0                 16                            T                         T + 40 n            T + L         + 64
 //     +-----------------+------------ ... ------------+----------- ... ---------+-----------------+--------------+
-//     | header, 16      | payloads, back to back      | table: n entries of 40  | d bases of 28   | trailer, 64  |
+//     | header, 16      | payloads, back to back      | table: n entries of 40  | s supports of 28| trailer, 64  |
 //     +-----------------+------------ ... ------------+----------- ... ---------+-----------------+--------------+
 //
 //    At most 64 MiB and 65,536 records. Payloads have no alignment, no order and no framing of their own, and the
@@ -43,13 +43,17 @@
 //             28   4  plain: bytes it decodes to (full, delta: the store's chunk size; node, node delta: 33 … 7,201)
 //             32   1  kind: 0 gone, 1 full, 2 delta, 3 node, 4 node delta
 //             33   1  codec: 0 raw, 1 zstd (one or more zstd frames, no dictionary)
-//             34   6  reserved
+//             34   1  delta: number of its lenders, 0 … 7; else 0
+//             35   5  reserved
 //                     an entry of kind 0 keeps the place of an ordinal whose record no longer exists: all other
 //                     bytes are zero
 //
-//     base     one ref (see 4) for each entry of kind delta or node delta, in the order of their ordinals: the record
-//              that it changes. A base has the same content (chunk or node) and is never a delta itself, so that any
-//              record takes at most two loads; it lives as long as a delta stands on it.
+//     support  refs (see 4) of what the entries of kind delta or node delta stand on, in the order of their ordinals: of
+//              each first its *base*, the record that it changes, which has the same content (chunk or node) and is never
+//              a delta itself; then its *lenders*, records from which it takes blocks: deltas of which their own blocks
+//              are taken and nothing else, or full chunks. So nothing that a support stands on is needed, and any block
+//              takes two loads at most; any chunk as many as its table entry says at once. A support lives as long as
+//              something stands on it; one that lends may be no longer readable as a chunk.
 //
 //     trailer  0   8  T, offset of the table
 //              8   8  length of the pack, header and trailer included
@@ -59,7 +63,7 @@
 //             32   2  version, 1
 //             34   2  0, or in a generation that is only a table: by how much smaller the number of the generation is in
 //                     whose file its payloads are (T is 16 then; offset + stored is bounded by 64 MiB only)
-//             36   4  L, length of the table with its bases, 40 n + 28 d
+//             36   4  L, length of the table with its supports, 40 n + 28 s
 //             40  16  digest of the table followed by the trailer's bytes 0 … 39
 //             56   8  magic "VARVEEND"
 //
@@ -71,9 +75,11 @@
 //     full    a chunk, encoded by the entry's codec
 //     node    a map node, encoded by the entry's codec
 //     delta    0  b/8   bitmap of changed 4 KiB blocks, b = chunk size / 4096, rounded up to bytes; block i is bit
-//                       i % 8 of byte i / 8; at least one is set (and at most half by any writer of
-//                       ours: more would not pay)
-//                    …  the changed blocks in ascending order, encoded together by the entry's codec
+//                       i % 8 of byte i / 8; at least one is set
+//                    …  the like for each lender: the blocks that are taken from it, at least one. No block is in two
+//                       bitmaps (and at most half are in any, by every writer of ours: more would not pay)
+//                    …  its own blocks, those of the first bitmap, in ascending order, encoded together by the entry's
+//                       codec
 //     node     0    2   length m of what follows when decoded, 32 + 28 for each slot that differs from the base
 //     delta    2     …  encoded by the entry's codec: bitmap of these slots, 32 bytes, slot i is bit i % 8 of byte i / 8;
 //                       then for each of them, ascending, its ref, all zeros where the slot is empty. The level is the
@@ -146,8 +152,11 @@ using varve::put_digest;
 
 // ---- packs
 
-/// What a delta stands on.
-struct Base {
+constexpr std::size_t kMostLenders = 7;
+constexpr std::size_t kMostSupports = 1 + kMostLenders;  ///< of a delta
+
+/// One of the records that a delta stands on.
+struct Support {
   std::uint32_t ordinal = 0;  ///< of the delta
   Ref ref;
 };
@@ -160,6 +169,10 @@ struct Entry {
   std::uint32_t plain = 0;
   std::optional<RecordKind> kind;  ///< nothing: gone
   Codec codec = Codec::raw;
+  std::uint8_t lenders = 0;  ///< of a delta
+
+  /// How many records it stands on.
+  [[nodiscard]] std::size_t supports() const { return kind && is_delta(*kind) ? std::size_t{1} + lenders : 0; }
 };
 static_assert(sizeof(Entry) == 32);
 
@@ -179,8 +192,12 @@ struct Trailer {
 void put_header(std::vector<std::byte>& pack);
 struct Table {
   std::vector<Entry> entries;
-  std::vector<Base> bases;  ///< of its deltas, ascending by ordinal
+  std::vector<Support> supports;  ///< of its deltas, ascending by ordinal; of each its base, then its lenders
 };
+/// What table and trailer take on disk.
+[[nodiscard]] constexpr std::size_t table_and_trailer_bytes(std::size_t entries, std::size_t supports) {
+  return entries * kEntrySize + supports * Ref::kEncodedSize + kTrailerSize;
+}
 
 /// Appends table and trailer behind the payloads: the pack is then complete.
 void put_table_and_trailer(std::vector<std::byte>& pack, PackId id, std::uint32_t generation, const Table& table);
@@ -209,14 +226,17 @@ struct RawEntry {
   std::uint32_t plain = 0;
   std::uint8_t kind = 0;
   std::uint8_t codec = 0;
+  std::uint8_t lenders = 0;
+
+  [[nodiscard]] std::size_t supports() const;
 };
 struct RawTable {
   std::vector<RawEntry> entries;
-  std::vector<MaybeRef> bases;  ///< as many as there is room for, in order; nothing: it names none
-  std::size_t length = 0;       ///< in bytes
+  std::vector<MaybeRef> supports;  ///< as many as there is room for, in order; nothing: it names none
+  std::size_t length = 0;          ///< in bytes
 };
 /// What can be made out of the table of a pack whose trailer or table is damaged; empty when it is not known how long
-/// it is. The trailer says that twice, and once more how many entries it has, and these how many bases.
+/// it is. The trailer says that twice, and once more how many entries it has, and these how many supports.
 [[nodiscard]] RawTable get_raw_table(std::span<const std::byte> file);
 
 // ---- map nodes

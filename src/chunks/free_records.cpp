@@ -183,8 +183,7 @@ Status Freeing::read() {
   if (table_->payloads != table_->generation) {
     VARVE_TRY_ASSIGN(oldest, store_.packs.read_table({pack_, table_->payloads}));
   }
-  const std::uint64_t behind = format::kTrailerSize + oldest->entries.size() * format::kEntrySize +
-                               oldest->bases.size() * Ref::kEncodedSize;
+  const std::uint64_t behind = format::table_and_trailer_bytes(oldest->entries.size(), oldest->supports.size());
   if (size.value() < behind + format::kHeaderSize) return fail_damaged("the pack is cut");
   payloads_end_ = size.value() - behind;
   if (table_->payloads != table_->generation) {
@@ -213,8 +212,8 @@ void Freeing::choose() {
   std::uint64_t alive_bytes = 0;
   for (const format::Entry& entry : entries_) alive_bytes += entry.stored;
   const format::Table kept = table_of_kept();
-  const std::uint64_t table_bytes = format::kHeaderSize + format::kTrailerSize +
-                                    kept.entries.size() * format::kEntrySize + kept.bases.size() * Ref::kEncodedSize;
+  const std::uint64_t table_bytes =
+      format::kHeaderSize + format::table_and_trailer_bytes(kept.entries.size(), kept.supports.size());
   const bool anything = std::ranges::find(kept_, true) != kept_.end();
   const std::uint64_t punched = total(holes_) - std::min(total(holes_), total(holes_before_));
   if (!anything && !named_) {
@@ -237,8 +236,8 @@ void Freeing::choose() {
 
 format::Table Freeing::table_of_kept() const {
   format::Table table{entries_, {}};
-  for (const format::Base& base : table_->bases) {
-    if (kept_[base.ordinal]) table.bases.push_back(base);
+  for (const format::Support& support : table_->supports) {
+    if (kept_[support.ordinal]) table.supports.push_back(support);
   }
   return table;
 }

@@ -4,8 +4,7 @@
 
 #include <algorithm>
 #include <array>
-
-#include "delta.h"
+#include <cstring>
 
 namespace varve::chunks {
 namespace {
@@ -19,7 +18,7 @@ std::string describe(PackId pack) {
 }
 
 std::size_t cost_of(const PackTable& table) {
-  return sizeof(PackTable) + table.entries.size() * sizeof(format::Entry) + table.bases.size() * sizeof(format::Base);
+  return sizeof(PackTable) + table.entries.size() * sizeof(format::Entry) + table.supports.size() * sizeof(format::Support);
 }
 
 /// Damage may be a pack that was rewritten under our feet; what the system refuses is not.
@@ -29,9 +28,8 @@ bool worth_another_try(const Error& error) {
 
 }  // namespace
 
-const Ref* PackTable::base_of(std::uint32_t ordinal) const {
-  const auto it = std::ranges::lower_bound(bases, ordinal, {}, &format::Base::ordinal);
-  return it != bases.end() && it->ordinal == ordinal ? &it->ref : nullptr;
+std::span<const format::Support> PackTable::supports_of(std::uint32_t ordinal) const {
+  return std::ranges::equal_range(supports, ordinal, {}, &format::Support::ordinal);
 }
 
 Result<std::vector<PackId>> PackReader::list() {
@@ -113,7 +111,7 @@ Result<PackTablePointer> PackReader::read_table(format::PackName pack) {
   auto read = format::get_table(*trailer, std::span(end).last(wanted));
   if (!read) return tl::unexpected(read.error().in(name));
   return std::make_shared<const PackTable>(
-      PackTable{pack.generation, std::move(read->entries), std::move(read->bases), trailer->payloads});
+      PackTable{pack.generation, std::move(read->entries), std::move(read->supports), trailer->payloads});
 }
 
 Result<ByteCount> PackReader::file_size(PackId pack) {
@@ -129,61 +127,156 @@ bool PackReader::has(const Ref& ref, RecordKind content) {
   return entry.kind && content_of(*entry.kind) == content && entry.digest == ref.digest;
 }
 
-Result<MaybeRef> PackReader::base_of(const Ref& ref) {
-  if (ref.damaged()) return MaybeRef{};
+Result<std::vector<Ref>> PackReader::supports_of(const Ref& ref) {
+  std::vector<Ref> refs;
+  if (ref.damaged()) return refs;
   const auto pack = table(ref.pack);
   if (!pack) return tl::unexpected(pack.error().in(to_text(ref)));
-  const Ref* base = (*pack)->base_of(ref.ordinal);
-  return base == nullptr ? MaybeRef{} : MaybeRef{*base};
+  for (const format::Support& support : (*pack)->supports_of(ref.ordinal)) refs.push_back(support.ref);
+  return refs;
 }
 
 Result<BytesPointer> PackReader::read_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                             const BaseBytes& base) {
+                                             const AtHand& at_hand, DeltaParent* parent) {
+  return read_twice(ref, content, plain_bytes, &at_hand, parent);
+}
+
+Result<BytesPointer> PackReader::read_no_delta(const Ref& ref, RecordKind content, std::size_t plain_bytes) {
+  return read_twice(ref, content, plain_bytes, nullptr, nullptr);
+}
+
+Result<BytesPointer> PackReader::read_twice(const Ref& ref, RecordKind content, std::size_t plain_bytes,
+                                            const AtHand* at_hand, DeltaParent* parent) {
   if (ref.damaged()) return fail_damaged(to_text(ref));
-  auto bytes = try_record(ref, content, plain_bytes, base);
+  auto bytes = try_record(ref, content, plain_bytes, at_hand, parent);
   if (!bytes && worth_another_try(bytes.error())) {
-    // Perhaps it was rewritten between table and bytes: once more, with the newest of both.
-    tables_.drop(ref.pack);
-    (void)look_up_generation(ref.pack);
-    bytes = try_record(ref, content, plain_bytes, base);
+    // Perhaps it was rewritten between table and bytes: once more, with the newest of both. So may its lenders have been;
+    // a base is read by itself.
+    std::vector<PackId> packs{ref.pack};
+    if (const auto supports = supports_of(ref)) {
+      for (const Ref& support : *supports) packs.push_back(support.pack);
+    }
+    for (const PackId pack : packs) {
+      tables_.drop(pack);
+      (void)look_up_generation(pack);
+    }
+    bytes = try_record(ref, content, plain_bytes, at_hand, parent);
   }
   if (!bytes) return tl::unexpected(bytes.error().in(to_text(ref)));
   records_loaded.fetch_add(1, std::memory_order_relaxed);
   return bytes;
 }
 
-Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                            const BaseBytes& base) {
-  VARVE_TRY_ASSIGN(const PackTablePointer pack, table(ref.pack));
-  if (ref.ordinal >= pack->entries.size()) return fail_damaged("the pack has no such record");
-  const format::Entry& entry = pack->entries[ref.ordinal];
-  if (!entry.kind) return fail_damaged("the record is gone");
-  if (content_of(*entry.kind) != content || entry.digest != ref.digest) {
+Result<PackReader::Place> PackReader::find(const Ref& ref, RecordKind content) {
+  Place place;
+  VARVE_TRY_ASSIGN(place.table, table(ref.pack));
+  if (ref.ordinal >= place.table->entries.size()) return fail_damaged("the pack has no such record");
+  place.entry = &place.table->entries[ref.ordinal];
+  if (!place.entry->kind) return fail_damaged("the record is gone");
+  if (content_of(*place.entry->kind) != content || place.entry->digest != ref.digest) {
     return fail_damaged("the pack has another record there");
   }
-  if (plain_bytes != 0 && entry.plain != plain_bytes) return fail_damaged("the record has the wrong length");
+  return place;
+}
 
-  Bytes payload(entry.stored);
+Result<Bytes> PackReader::read_payload(const Ref& ref, const Place& place) {
+  Bytes payload(place.entry->stored);
   VARVE_TRY_ASSIGN(const std::size_t count,
-                   read_object(format::pack_name(ref.pack, pack->payloads), entry.offset, payload));
+                   read_object(format::pack_name(ref.pack, place.table->payloads), place.entry->offset, payload));
   bytes_loaded.fetch_add(count, std::memory_order_relaxed);
   if (count != payload.size()) return fail_damaged("the pack is cut");
+  return payload;
+}
+
+Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
+                                            const AtHand* at_hand, DeltaParent* parent) {
+  VARVE_TRY_ASSIGN(const Place place, find(ref, content));
+  const format::Entry& entry = *place.entry;
+  if (plain_bytes != 0 && entry.plain != plain_bytes) return fail_damaged("the record has the wrong length");
+
   Bytes plain;
   if (is_delta(*entry.kind)) {
-    if (!base) return fail_damaged("a delta stands on a delta");
-    const Ref& base_ref = *pack->base_of(ref.ordinal);
-    const auto base_bytes = base(base_ref);
-    if (!base_bytes) return tl::unexpected(base_bytes.error().in("what it changes"));
-    plain.resize(entry.plain);
-    VARVE_TRY(apply_delta(*entry.kind, entry.codec, payload, **base_bytes, plain));
-  } else if (entry.codec == Codec::raw) {
-    plain = std::move(payload);
+    if (at_hand == nullptr) return fail_damaged("a delta stands on a delta");
+    const auto supports = place.table->supports_of(ref.ordinal);
+    BytesPointer base = (*at_hand)(supports.front().ref);
+    expect(base == nullptr ? supports : supports.subspan(1), content);
+    VARVE_TRY_ASSIGN(const Bytes payload, read_payload(ref, place));
+    if (base == nullptr) {
+      auto read = read_no_delta(supports.front().ref, content, plain_bytes);
+      if (!read) return tl::unexpected(read.error().in("what it changes"));
+      base = std::move(*read);
+    }
+    VARVE_TRY_ASSIGN(plain, assemble(ref, place, payload, base, parent));
   } else {
-    plain.resize(entry.plain);
-    VARVE_TRY(decode_payload(entry.codec, payload, plain));
+    VARVE_TRY_ASSIGN(Bytes payload, read_payload(ref, place));
+    if (entry.codec == Codec::raw) {
+      plain = std::move(payload);
+    } else {
+      plain.resize(entry.plain);
+      VARVE_TRY(decode_payload(entry.codec, payload, plain));
+    }
   }
   if (digest_(plain) != ref.digest) return fail_damaged("the record does not match its digest");
   return std::make_shared<const Bytes>(std::move(plain));
+}
+
+/// What a delta makes of what it stands on: not verified.
+Result<Bytes> PackReader::assemble(const Ref& ref, const Place& place, std::span<const std::byte> payload,
+                                   const BytesPointer& base, DeltaParent* parent) {
+  const format::Entry& entry = *place.entry;
+  if (*entry.kind == RecordKind::node_delta) {
+    Bytes plain(entry.plain);
+    VARVE_TRY(apply_node_delta(entry.codec, payload, *base, plain));
+    return plain;
+  }
+  VARVE_TRY_ASSIGN(const ChunkDelta delta, ChunkDelta::parse(payload, entry.plain, entry.lenders));
+  if (base->size() != entry.plain) return fail_damaged("its base has the wrong length");
+  Bytes plain(*base);
+  VARVE_TRY(delta.copy_own_blocks(entry.codec, delta.own, plain));
+  const auto supports = place.table->supports_of(ref.ordinal);
+  for (std::size_t i = 0; i < delta.lent.size(); ++i) {
+    if (const Status lent = lend(supports[1 + i].ref, delta.lent[i], plain); !lent) {
+      return tl::unexpected(lent.error().in("what it takes blocks from"));
+    }
+  }
+  if (parent == nullptr) return plain;
+  parent->base_bytes = base;
+  parent->supports.clear();
+  for (const format::Support& support : supports) parent->supports.push_back(support.ref);
+  parent->sources.assign(plain.size() / kBlockSize, DeltaParent::kBaseBlock);
+  for (std::size_t block = 0; block < parent->sources.size(); ++block) {
+    if (delta.own.test(block)) parent->sources[block] = DeltaParent::kOwnBlock;
+    for (std::size_t i = 0; i < delta.lent.size(); ++i) {
+      if (delta.lent[i].test(block)) parent->sources[block] = static_cast<std::uint8_t>(DeltaParent::kOwnBlock + 1 + i);
+    }
+  }
+  return plain;
+}
+
+Status PackReader::lend(const Ref& lender, BlockBits wanted, std::span<std::byte> chunk) {
+  VARVE_TRY_ASSIGN(const Place place, find(lender, RecordKind::full));
+  if (place.entry->plain != chunk.size()) return fail_damaged("the record has the wrong length");
+  if (*place.entry->kind == RecordKind::delta) {
+    VARVE_TRY_ASSIGN(const Bytes payload, read_payload(lender, place));
+    VARVE_TRY_ASSIGN(const ChunkDelta delta, ChunkDelta::parse(payload, chunk.size(), place.entry->lenders));
+    return delta.copy_own_blocks(place.entry->codec, wanted, chunk);
+  }
+  VARVE_TRY_ASSIGN(const BytesPointer bytes, read_no_delta(lender, RecordKind::full, chunk.size()));
+  for (std::size_t at = 0; at < chunk.size(); at += kBlockSize) {
+    if (wanted.test(at / kBlockSize)) std::memcpy(chunk.data() + at, bytes->data() + at, kBlockSize);
+  }
+  return {};
+}
+
+/// They will be read next: all at once where that is possible.
+void PackReader::expect(std::span<const format::Support> supports, RecordKind content) {
+  for (const format::Support& support : supports) {
+    // What is wrong with it will be said when it is read.
+    if (const auto place = find(support.ref, content)) {
+      objects_.expect(format::pack_name(support.ref.pack, place->table->payloads), ByteOffset{place->entry->offset},
+                      ByteCount{place->entry->stored});
+    }
+  }
 }
 
 Result<std::size_t> PackReader::read_object(std::string_view name, std::uint64_t at, std::span<std::byte> out) {

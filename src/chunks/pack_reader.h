@@ -7,6 +7,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "delta.h"
 #include "format.h"
 #include "varve/chunks/chunk_store.h"
 #include "varve/core/single_flight_cache.h"
@@ -19,11 +20,11 @@ namespace varve::chunks {
 struct PackTable {
   std::uint32_t generation = 0;
   std::vector<format::Entry> entries;
-  std::vector<format::Base> bases;  ///< ascending
-  std::uint32_t payloads = 0;       ///< the generation that has the payloads
+  std::vector<format::Support> supports;  ///< ascending
+  std::uint32_t payloads = 0;             ///< the generation that has the payloads
 
-  /// What the delta stands on; null for any other record.
-  [[nodiscard]] const Ref* base_of(std::uint32_t ordinal) const;
+  /// What the delta stands on: its base, then its lenders. Empty for any other record.
+  [[nodiscard]] std::span<const format::Support> supports_of(std::uint32_t ordinal) const;
 };
 using PackTablePointer = std::shared_ptr<const PackTable>;
 
@@ -48,15 +49,21 @@ class PackReader {
 
   /// Whether the record exists according to the table and holds this (full or node): false for any doubt.
   [[nodiscard]] bool has(const Ref& ref, RecordKind content);
-  /// What the record stands on, if it is a delta. EIO (damaged), and system errors, when the table cannot be read.
-  [[nodiscard]] Result<MaybeRef> base_of(const Ref& ref);
-  /// Plain bytes of a record that a delta stands on.
-  using BaseBytes = std::function<Result<BytesPointer>(const Ref& base)>;
-  /// The record's plain bytes, read and verified now; the table comes from the cache. `content`: full or node;
-  /// `plain_bytes`: what it must decode to (0: whatever the table says). `base`: asked when it is a delta; empty: a
-  /// delta is refused as damaged.
+  /// What the record stands on, if it is a delta: its base, then its lenders. EIO (damaged), and system errors, when the
+  /// table cannot be read.
+  [[nodiscard]] Result<std::vector<Ref>> supports_of(const Ref& ref);
+  /// Plain bytes of a record that are at hand; null: to be read.
+  using AtHand = std::function<BytesPointer(const Ref&)>;
+  /// The record's plain bytes, read and verified now; tables, and `at_hand` a delta's base, come from caches. `content`:
+  /// full or node; `plain_bytes`: what it must decode to (0: whatever the table says). `parent`: filled with the rest if
+  /// it is a chunk's delta.
   [[nodiscard]] Result<BytesPointer> read_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                                 const BaseBytes& base);
+                                                 const AtHand& at_hand, DeltaParent* parent = nullptr);
+  /// The same of a record that is no delta: one is refused as damaged.
+  [[nodiscard]] Result<BytesPointer> read_no_delta(const Ref& ref, RecordKind content, std::size_t plain_bytes);
+  /// Writes those of its blocks that `wanted` has to their places in `chunk`. EIO (damaged) when the record, a full
+  /// chunk or a delta, does not have them itself; nothing is known of their being right.
+  [[nodiscard]] Status lend(const Ref& lender, BlockBits wanted, std::span<std::byte> chunk);
 
   /// A pack that was just written: its table need not be read.
   void remember(PackId pack, PackTablePointer table);
@@ -82,8 +89,20 @@ class PackReader {
   void note_generation(PackId pack, std::uint32_t generation) VARVE_EXCLUDES(mutex_);
   [[nodiscard]] bool look_up_generation(PackId pack);
   [[nodiscard]] Result<PackTablePointer> load_table(PackId pack);
+  /// Where a record's payload is.
+  struct Place {
+    PackTablePointer table;
+    const format::Entry* entry = nullptr;  ///< in it
+  };
+  [[nodiscard]] Result<Place> find(const Ref& ref, RecordKind content);
+  [[nodiscard]] Result<Bytes> read_payload(const Ref& ref, const Place& place);
   [[nodiscard]] Result<BytesPointer> try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                                const BaseBytes& base);
+                                                const AtHand* at_hand, DeltaParent* parent);
+  [[nodiscard]] Result<BytesPointer> read_twice(const Ref& ref, RecordKind content, std::size_t plain_bytes,
+                                                const AtHand* at_hand, DeltaParent* parent);
+  [[nodiscard]] Result<Bytes> assemble(const Ref& ref, const Place& place, std::span<const std::byte> payload,
+                                       const BytesPointer& base, DeltaParent* parent);
+  void expect(std::span<const format::Support> supports, RecordKind content);
   [[nodiscard]] Result<std::size_t> read_object(std::string_view name, std::uint64_t at, std::span<std::byte> out);
 
   objects::ObjectStore& objects_;

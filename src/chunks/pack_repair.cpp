@@ -21,7 +21,7 @@
 #include "chunk_store_implementation.h"
 #include "delta.h"
 #include "format.h"
-#include "lost_bases.h"
+#include "lost_supports.h"
 #include "varve/core/log.h"
 
 namespace varve::chunks {
@@ -49,12 +49,12 @@ Result<Bytes> read_as_it_is(objects::ObjectStore& objects, const std::string& na
 struct Kept {
   format::Entry entry;  ///< its offset: in the old one; 0: not from there
   std::span<const std::byte> payload;
-  MaybeRef base{};  ///< of a delta
+  std::vector<Ref> supports{};  ///< of a delta
 };
 
 bool same_entry(const format::Entry& a, const format::Entry& b) {
   return a.digest == b.digest && a.offset == b.offset && a.stored == b.stored && a.plain == b.plain &&
-         a.kind == b.kind && a.codec == b.codec;
+         a.kind == b.kind && a.codec == b.codec && a.lenders == b.lenders;
 }
 
 class Rewrite {
@@ -89,6 +89,8 @@ class Rewrite {
   [[nodiscard]] std::span<const std::byte> payload_at(std::uint64_t offset, std::uint64_t stored) const;
   [[nodiscard]] std::optional<Kept> decode_at(RecordKind kind, std::uint64_t offset, std::uint64_t stored,
                                               Codec codec) const;
+  [[nodiscard]] Bytes plain_of_delta(RecordKind content, Codec codec, std::span<const std::byte> payload,
+                                     std::span<const Ref> supports, const Bytes& base);
   [[nodiscard]] std::optional<Kept> delta_at(const LostRecord& record, std::uint64_t offset, std::uint64_t stored,
                                              Codec codec);
   [[nodiscard]] std::optional<Kept> mend_entry(std::uint32_t ordinal);
@@ -105,8 +107,7 @@ class Rewrite {
   std::vector<std::uint32_t> generations_;  ///< that exist
   Bytes file_;                              ///< with the payloads; empty: the pack is missing
   format::RawTable table_;
-  std::vector<MaybeRef> base_of_;  ///< each entry, going by the table
-  std::optional<LostBases> bases_;
+  std::optional<LostSupports> supports_;
   bool sound_ = false;      ///< header, table and trailer are whole
   bool misplaced_ = false;  ///< a record was found elsewhere in the pack than its table says, whatever its checksum
   std::uint64_t payloads_end_ = 0;
@@ -136,12 +137,7 @@ Status Rewrite::read() {
     VARVE_TRY_ASSIGN(const Bytes newer, read_as_it_is(store_.objects, format::pack_name(pack_, generation)));
     table_ = format::get_raw_table(newer);
   }
-  std::size_t deltas = 0;
-  for (const format::RawEntry& entry : table_.entries) {
-    const bool is_one = is_delta(static_cast<RecordKind>(entry.kind)) && deltas < table_.bases.size();
-    base_of_.push_back(is_one ? table_.bases[deltas++] : MaybeRef{});
-  }
-  bases_.emplace(store_, table_);
+  supports_.emplace(store_, table_);
   sound_ = generation == generations_.back() && store_.packs.read_table_now(pack_).has_value();
   return {};
 }
@@ -164,8 +160,25 @@ std::optional<Kept> Rewrite::decode_at(RecordKind kind, std::uint64_t offset, st
   Bytes plain(*size);
   if (!decode_payload(codec, payload, plain)) return std::nullopt;
   return Kept{{store_.options.digest(plain), static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(stored),
-               static_cast<std::uint32_t>(*size), kind, codec},
+               static_cast<std::uint32_t>(*size), kind, codec, 0},
               payload};
+}
+
+/// What the payload makes of these records; empty when it does not fit them.
+Bytes Rewrite::plain_of_delta(RecordKind content, Codec codec, std::span<const std::byte> payload,
+                              std::span<const Ref> supports, const Bytes& base) {
+  if (content == RecordKind::node) {
+    Bytes plain(node_delta_size(codec, payload, base));
+    if (plain.empty() || supports.size() > 1 || !apply_node_delta(codec, payload, base, plain)) return {};
+    return plain;
+  }
+  const auto delta = ChunkDelta::parse(payload, base.size(), supports.size() - 1);
+  Bytes plain = base;
+  if (!delta || !delta->copy_own_blocks(codec, delta->own, plain)) return {};
+  for (std::size_t i = 0; i < delta->lent.size(); ++i) {
+    if (!store_.packs.lend(supports[1 + i], delta->lent[i], plain)) return {};
+  }
+  return plain;
 }
 
 /// The record, if what is there is a delta that makes it of something.
@@ -173,19 +186,14 @@ std::optional<Kept> Rewrite::delta_at(const LostRecord& record, std::uint64_t of
                                       Codec codec) {
   const auto payload = payload_at(offset, stored);
   if (payload.empty()) return std::nullopt;
-  const bool node = record.kind == RecordKind::node;
-  const RecordKind kind = node ? RecordKind::node_delta : RecordKind::delta;
+  const RecordKind kind = record.kind == RecordKind::node ? RecordKind::node_delta : RecordKind::delta;
   std::optional<Kept> found;
-  bases_->offer(record.ref.ordinal, record.kind, [&](const Ref& base, std::span<const std::byte> bytes) {
-    const auto size = node ? node_delta_size(codec, payload, bytes) : store_.geometry.chunk_bytes();
-    if (size <= stored) return false;
-    Bytes plain(size);
-    if (!apply_delta(kind, codec, payload, bytes, plain) || store_.options.digest(plain) != record.ref.digest) {
-      return false;
-    }
+  supports_->offer(record.ref.ordinal, record.kind, [&](const std::vector<Ref>& supports, const BytesPointer& base) {
+    const Bytes plain = plain_of_delta(record.kind, codec, payload, supports, *base);
+    if (plain.size() <= stored || store_.options.digest(plain) != record.ref.digest) return false;
     found = Kept{{record.ref.digest, static_cast<std::uint32_t>(offset), static_cast<std::uint32_t>(stored),
-                  static_cast<std::uint32_t>(size), kind, codec},
-                 payload, base};
+                  static_cast<std::uint32_t>(plain.size()), kind, codec, static_cast<std::uint8_t>(supports.size() - 1)},
+                 payload, supports};
     return true;
   });
   return found;
@@ -224,7 +232,7 @@ Result<bool> Rewrite::take_from_elsewhere(std::uint32_t ordinal, const LostRecor
   VARVE_TRY_ASSIGN(Encoded encoded, encode_payload(*plain, store_.options.compression));
   encoded_.push_back(std::move(encoded.bytes));
   kept_[ordinal] = Kept{{record.ref.digest, 0, static_cast<std::uint32_t>(encoded_.back().size()),
-                         static_cast<std::uint32_t>(plain->size()), record.kind, encoded.codec},
+                         static_cast<std::uint32_t>(plain->size()), record.kind, encoded.codec, 0},
                         encoded_.back()};
   return true;
 }
@@ -237,10 +245,12 @@ std::optional<Kept> Rewrite::as_it_is(std::uint32_t ordinal) const {
                      raw.codec <= static_cast<std::uint8_t>(Codec::zstd);
   const auto payload = payload_at(raw.offset, raw.stored);
   if (!known || payload.empty()) return std::nullopt;
+  auto supports = supports_->stated(ordinal);
+  if (!supports) return std::nullopt;
+  const auto lenders = static_cast<std::uint8_t>(supports->empty() ? 0 : supports->size() - 1);
   const Kept kept{{raw.digest, static_cast<std::uint32_t>(raw.offset), raw.stored, raw.plain,
-                   static_cast<RecordKind>(raw.kind), static_cast<Codec>(raw.codec)},
-                  payload, base_of_[ordinal]};
-  if (is_delta(*kept.entry.kind) && (!kept.base || kept.base->damaged())) return std::nullopt;
+                   static_cast<RecordKind>(raw.kind), static_cast<Codec>(raw.codec), lenders},
+                  payload, std::move(*supports)};
   return format::possible(kept.entry, payloads_end_) ? std::optional(kept) : std::nullopt;
 }
 
@@ -269,7 +279,7 @@ Status Rewrite::keep(std::uint32_t ordinal) {
   kept_[ordinal] = find_in_pack(ordinal, record);
   if (kept_[ordinal]) {
     misplaced_ = misplaced_ || !there || !same_entry(there->entry, kept_[ordinal]->entry) ||
-                 there->base != kept_[ordinal]->base;
+                 there->supports != kept_[ordinal]->supports;
     result_.from_pack.push_back(record);
     return {};
   }
@@ -300,7 +310,7 @@ Status Rewrite::write() {
     format::Entry& entry = table.entries.emplace_back();
     if (!kept) continue;
     entry = kept->entry;
-    if (is_delta(*entry.kind)) table.bases.push_back({ordinal, *kept->base});
+    for (const Ref& support : kept->supports) table.supports.push_back({ordinal, support});
     if (in_place && entry.offset != 0) continue;
     entry.offset = static_cast<std::uint32_t>(pack.size());
     pack.insert(pack.end(), kept->payload.begin(), kept->payload.end());

@@ -17,9 +17,9 @@ namespace varve::chunks {
 namespace {
 
 constexpr int kIdTries = 8;
-/// The table of kPackRecordsTarget deltas.
+/// The table of kPackRecordsTarget deltas, of which few have lenders.
 constexpr std::size_t kTableReserve =
-    kPackRecordsTarget * (format::kEntrySize + Ref::kEncodedSize) + format::kTrailerSize;
+    format::table_and_trailer_bytes(kPackRecordsTarget, kPackRecordsTarget);
 
 PackId random_pack_id() {
   std::random_device source;
@@ -45,9 +45,10 @@ struct RecordWriter::Implementation {
   [[nodiscard]] std::optional<Ref> find_stored(RecordKind kind, const Digest& digest, std::span<const std::byte> plain);
   [[nodiscard]] Status check(RecordKind kind, std::size_t plain_bytes, const Encoded& encoded) const;
   [[nodiscard]] Ref add(RecordKind kind, const Digest& digest, std::size_t plain_bytes, const Encoded& encoded);
-  [[nodiscard]] Ref add_delta(RecordKind kind, const Digest& digest, std::size_t plain_bytes, const Ref& base,
-                              const Encoded& encoded);
-  [[nodiscard]] bool hold_with_base(const Ref& ref, RecordKind content);
+  [[nodiscard]] Ref add_delta(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
+                              std::span<const Ref> supports, const Encoded& encoded);
+  [[nodiscard]] bool hold_with_supports(const Ref& ref, RecordKind content);
+  [[nodiscard]] bool has_delta(std::uint32_t ordinal, const EncodedDelta& delta) const;
   [[nodiscard]] Status make_room();
   [[nodiscard]] Status open_pack();
   [[nodiscard]] Status close_pack();
@@ -107,25 +108,29 @@ Result<Ref> RecordWriter::Implementation::put(RecordKind kind, std::span<const s
 Result<std::optional<Ref>> RecordWriter::Implementation::put_node_delta(const Digest& digest,
                                                                         std::span<const std::byte> plain,
                                                                         const Ref& similar) {
-  const auto below = store.packs.base_of(similar);
+  const auto below = store.packs.supports_of(similar);
   if (!below) return std::nullopt;
-  const Ref base = *below ? **below : similar;
+  const Ref base = below->empty() ? similar : below->front();
   // A forged one may be a delta itself, which reads well only as long as it is in the cache.
-  const auto further = store.packs.base_of(base);
-  if (!further || *further) return std::nullopt;
+  const auto further = store.packs.supports_of(base);
+  if (!further || !further->empty()) return std::nullopt;
   const auto bytes_there = store.load(base, RecordKind::node);
   if (!bytes_there) return std::nullopt;
   VARVE_TRY_ASSIGN(const auto encoded,
-                   encode_delta(RecordKind::node_delta, **bytes_there, plain, store.options.compression));
+                   encode_node_delta(**bytes_there, plain, store.options.compression));
   if (!encoded || !hold.try_hold(base)) return std::nullopt;
   VARVE_TRY(make_room());
-  return add_delta(RecordKind::node_delta, digest, plain.size(), base, *encoded);
+  return add_delta(RecordKind::node_delta, digest, plain.size(), std::span(&base, 1), *encoded);
 }
 
 Ref RecordWriter::Implementation::add_delta(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
-                                            const Ref& base, const Encoded& encoded) {
-  table.bases.push_back({static_cast<std::uint32_t>(table.entries.size()), base});
-  return add(kind, digest, plain_bytes, encoded);
+                                            std::span<const Ref> supports, const Encoded& encoded) {
+  for (const Ref& support : supports) {
+    table.supports.push_back({static_cast<std::uint32_t>(table.entries.size()), support});
+  }
+  const Ref ref = add(kind, digest, plain_bytes, encoded);
+  table.entries.back().lenders = static_cast<std::uint8_t>(supports.size() - 1);
+  return ref;
 }
 
 /// The open pack has room.
@@ -133,7 +138,7 @@ Ref RecordWriter::Implementation::add(RecordKind kind, const Digest& digest, std
                                       const Encoded& encoded) {
   const auto ordinal = static_cast<std::uint32_t>(table.entries.size());
   table.entries.push_back({digest, static_cast<std::uint32_t>(bytes.size()), static_cast<std::uint32_t>(encoded.bytes.size()),
-                           static_cast<std::uint32_t>(plain_bytes), kind, encoded.codec});
+                           static_cast<std::uint32_t>(plain_bytes), kind, encoded.codec, 0});
   bytes.insert(bytes.end(), encoded.bytes.begin(), encoded.bytes.end());
   (content_of(kind) == RecordKind::node ? nodes_by_digest : chunks_by_digest).insert_or_assign(digest, ordinal);
   stored_bytes += encoded.bytes.size();
@@ -168,17 +173,19 @@ std::optional<Ref> RecordWriter::Implementation::find_stored(RecordKind kind, co
   const Ref ref = **hit;
   // In this order: held, so that it cannot go any more; then still there, so that it had not gone before (the bytes
   // may be cached although the pack is gone); then equal.
-  if (!hold_with_base(ref, kind)) return std::nullopt;
+  if (!hold_with_supports(ref, kind)) return std::nullopt;
   const auto bytes_there = store.load_once(ref, kind);
   if (!bytes_there || !same_bytes(**bytes_there, plain)) return std::nullopt;
   return ref;
 }
 
-/// Held, and there; so is what it stands on.
-bool RecordWriter::Implementation::hold_with_base(const Ref& ref, RecordKind content) {
+/// Held, and there; so is what it stands on. (What it stood on may be gone, if it is only kept for its own blocks.)
+bool RecordWriter::Implementation::hold_with_supports(const Ref& ref, RecordKind content) {
   if (!hold.try_hold(ref) || !store.packs.has(ref, content)) return false;
-  const auto base = store.packs.base_of(ref);
-  return base && (!*base || (hold.try_hold(**base) && store.packs.has(**base, content)));
+  const auto supports = store.packs.supports_of(ref);
+  return supports && std::ranges::all_of(*supports, [&](const Ref& support) {
+           return hold.try_hold(support) && store.packs.has(support, content);
+         });
 }
 
 Result<Ref> RecordWriter::append(RecordKind kind, const Digest& digest, std::size_t plain_bytes, Encoded encoded) {
@@ -195,24 +202,32 @@ Result<Ref> RecordWriter::append(RecordKind kind, const Digest& digest, std::siz
   return self.add(kind, digest, plain_bytes, encoded);
 }
 
-Result<Ref> RecordWriter::append_delta(const Digest& digest, const Ref& base, Encoded encoded) {
+Result<Ref> RecordWriter::append_delta(const Digest& digest, EncodedDelta delta) {
   Implementation& self = *implementation_;
   const std::size_t plain_bytes = self.store.geometry.chunk_bytes();
-  if (encoded.bytes.empty() || encoded.bytes.size() >= plain_bytes) {
+  const bool supported = !delta.supports.empty() && delta.supports.size() <= format::kMostSupports;
+  if (!supported || delta.encoded.bytes.empty() || delta.encoded.bytes.size() >= plain_bytes) {
     return fail_refused(EINVAL, "a record of the wrong length");
   }
-  if (const auto ordinal = self.ordinal_of(RecordKind::delta, digest)) {
-    const format::Entry& entry = self.table.entries[*ordinal];
-    if (entry.kind == RecordKind::delta && entry.codec == encoded.codec &&
-        std::ranges::lower_bound(self.table.bases, *ordinal, {}, &format::Base::ordinal)->ref == base &&
-        same_bytes(self.payload(entry), encoded.bytes)) {
-      return Ref{self.pack, *ordinal, digest};
+  const auto there = self.ordinal_of(RecordKind::delta, digest);
+  if (there && self.has_delta(*there, delta)) return Ref{self.pack, *there, digest};
+  for (const Ref& support : delta.supports) {
+    // Reachable through an owner's root, or held: collect cannot have condemned it.
+    if (!self.hold.try_hold(support)) {
+      return fail(EAGAIN, ErrorKind::system, to_text(support) + " is being collected");
     }
   }
-  // Reachable through an owner's root, or held: collect cannot have condemned it.
-  if (!self.hold.try_hold(base)) return fail(EAGAIN, ErrorKind::system, to_text(base) + " is being collected");
   VARVE_TRY(self.make_room());
-  return self.add_delta(RecordKind::delta, digest, plain_bytes, base, encoded);
+  return self.add_delta(RecordKind::delta, digest, plain_bytes, delta.supports, delta.encoded);
+}
+
+/// Whether this record of the open pack is the same delta of the same records.
+bool RecordWriter::Implementation::has_delta(std::uint32_t ordinal, const EncodedDelta& delta) const {
+  const format::Entry& entry = table.entries[ordinal];
+  const auto supports = std::ranges::equal_range(table.supports, ordinal, {}, &format::Support::ordinal);
+  return entry.kind == RecordKind::delta && entry.codec == delta.encoded.codec &&
+         std::ranges::equal(supports, delta.supports, {}, &format::Support::ref) &&
+         same_bytes(payload(entry), delta.encoded.bytes);
 }
 
 Status RecordWriter::Implementation::check(RecordKind kind, std::size_t plain_bytes, const Encoded& encoded) const {
@@ -295,7 +310,7 @@ void RecordWriter::Implementation::announce() {
     log::warning("pack {:016x} will not be shared until the next mount: {}", pack.value(), added.error().message);
   }
   store.packs_written.fetch_add(1, std::memory_order_relaxed);
-  store.packs.remember(pack, std::make_shared<const PackTable>(PackTable{0, table.entries, table.bases}));
+  store.packs.remember(pack, std::make_shared<const PackTable>(PackTable{0, table.entries, table.supports}));
 }
 
 std::uint64_t RecordWriter::stored_bytes() const {

@@ -78,6 +78,13 @@ class DirectoryObjects final : public ObjectStore {
     });
   }
 
+  void expect(std::string_view name, ByteOffset at, ByteCount count) override {
+    if (!check_name(name) || !joined_.load()) return;
+    const auto place = joined_.find(name);
+    const auto file = open_once(place ? joined_format::file_name(place->file) : std::string(name));
+    if (file) (*file)->expect(ByteOffset{(place ? place->offset : 0) + at.value()}, count);
+  }
+
   Result<ByteCount> size(std::string_view name) override {
     return look_for(name, [&](const std::optional<SectionPlace>& place) -> Result<ByteCount> {
       if (place) return ByteCount{place->length};

@@ -44,6 +44,10 @@ class DescriptorFile final : public File {
     return done;
   }
 
+  void expect(ByteOffset at, ByteCount count) const override {
+    static_cast<void>(::posix_fadvise(fd(), static_cast<off_t>(at.value()), static_cast<off_t>(count.value()),
+                                      POSIX_FADV_WILLNEED));
+  }
   Status write(ByteOffset at, std::span<const std::byte> bytes) override {
     if (!addressable(at, bytes.size())) return fail_os(EFBIG, "write", name_);
     std::size_t done = 0;

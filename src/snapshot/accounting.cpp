@@ -3,14 +3,14 @@
 // What is counted, for each record:
 //
 //     maps     slots of counted nodes that name it, and counted roots that are it
-//     bases    counted deltas that stand on it
+//     supports counted deltas that stand on it
 //
 // Invariants (verify() compares them with a full walk)
 //  1. A node is counted while its `maps` > 0: then each of its slots counts once in `maps` of what it names. A node that
 //     only a delta stands on is stored, and what it names is not reached by that.
-//  2. A record with `maps` > 0 that is a delta counts once in `bases` of its base. A base is no delta, so no chain of
-//     deltas has to be followed.
-//  3. A record is alive while maps + bases > 0; `live` sums over those.
+//  2. A record with `maps` > 0 that is a delta counts once in `supports` of each record that it stands on. What is alive
+//     only by that needs nothing that it stands on itself, so no chain of deltas has to be followed.
+//  3. A record is alive while maps + supports > 0; `live` sums over those.
 //  4. Nodes of counted roots are in their packs: the registry knows the roots (counted_), from before they are counted
 //     until after they are uncounted.
 //  5. After an error in the middle the counts are worth nothing: they are dropped, with the roots, for good.
@@ -66,8 +66,8 @@ Result<chunks::RecordInfo> look_up(chunks::ChunkStore& chunks, const Ref& ref) {
 }
 
 /// Takes references away, by whatever `Table` makes of that, and sums up what goes. `Table`:
-///   std::uint64_t drop_map(key), drop_base(key)    one reference less; those that are left
-///   std::uint64_t maps(key), bases(key)            those that are left
+///   std::uint64_t drop_map(key), drop_support(key)    one reference less; those that are left
+///   std::uint64_t maps(key), supports(key)            those that are left
 template <class Table>
 class Dropper {
  public:
@@ -90,12 +90,13 @@ class Dropper {
   /// No map has it any more.
   Status drop_record(const Ref& ref, Content content) {
     VARVE_TRY_ASSIGN(const auto info, look_up(chunks_, ref));
-    if (table_.bases(RecordKey(ref)) == 0) add_one(freed_, content, info.stored_bytes);
-    if (!info.base) return {};
-    const RecordKey base(*info.base);
-    if (table_.drop_base(base) > 0 || table_.maps(base) > 0) return {};
-    VARVE_TRY_ASSIGN(const auto base_info, look_up(chunks_, *info.base));
-    add_one(freed_, content, base_info.stored_bytes);
+    if (table_.supports(RecordKey(ref)) == 0) add_one(freed_, content, info.stored_bytes);
+    for (const Ref& support : info.supports) {
+      const RecordKey key(support);
+      if (table_.drop_support(key) > 0 || table_.maps(key) > 0) continue;
+      VARVE_TRY_ASSIGN(const auto support_info, look_up(chunks_, support));
+      add_one(freed_, content, support_info.stored_bytes);
+    }
     return {};
   }
 
@@ -133,12 +134,13 @@ struct Accounting::Counts {
   }
   Status add_record(const Ref& ref, Content content) {
     VARVE_TRY_ASSIGN(const auto info, look_up(chunks, ref));
-    if (base_counts.get(RecordKey(ref)) == 0) add_one(live, content, info.stored_bytes);
-    if (!info.base) return {};
-    const RecordKey base(*info.base);
-    if (base_counts.add(base) > 1 || map_counts.get(base) > 0) return {};
-    VARVE_TRY_ASSIGN(const auto base_info, look_up(chunks, *info.base));
-    add_one(live, content, base_info.stored_bytes);
+    if (support_counts.get(RecordKey(ref)) == 0) add_one(live, content, info.stored_bytes);
+    for (const Ref& support : info.supports) {
+      const RecordKey key(support);
+      if (support_counts.add(key) > 1 || map_counts.get(key) > 0) continue;
+      VARVE_TRY_ASSIGN(const auto support_info, look_up(chunks, support));
+      add_one(live, content, support_info.stored_bytes);
+    }
     return {};
   }
   [[nodiscard]] std::uint64_t chunks_below(const RecordKey& node) const {
@@ -155,12 +157,12 @@ struct Accounting::Counts {
     }
     return left;
   }
-  std::uint64_t drop_base(const RecordKey& key) { return base_counts.subtract(key); }
+  std::uint64_t drop_support(const RecordKey& key) { return support_counts.subtract(key); }
   [[nodiscard]] std::uint64_t maps(const RecordKey& key) const { return map_counts.get(key); }
-  [[nodiscard]] std::uint64_t bases(const RecordKey& key) const { return base_counts.get(key); }
+  [[nodiscard]] std::uint64_t supports(const RecordKey& key) const { return support_counts.get(key); }
 
   [[nodiscard]] std::size_t memory_bytes() const {
-    return map_counts.memory_bytes() + base_counts.memory_bytes() + leaf_chunks.memory_bytes() + upper_chunks.size() * 64;
+    return map_counts.memory_bytes() + support_counts.memory_bytes() + leaf_chunks.memory_bytes() + upper_chunks.size() * 64;
   }
 
   Status add_root(const Ref& root) {
@@ -179,7 +181,7 @@ struct Accounting::Counts {
 
   chunks::ChunkStore& chunks;
   RecordCounts map_counts;
-  RecordCounts base_counts;
+  RecordCounts support_counts;
   RecordTable<std::uint16_t> leaf_chunks;
   std::unordered_map<RecordKey, std::uint64_t, RecordKeyHash> upper_chunks;  ///< a node in 256 is no leaf
   RecordSums live;
@@ -194,9 +196,9 @@ class Overlay {
  public:
   explicit Overlay(const Counts& counts) : counts_(counts) {}
   std::uint64_t drop_map(const RecordKey& key) { return drop(maps_[key], counts_.maps(key)); }
-  std::uint64_t drop_base(const RecordKey& key) { return drop(bases_[key], counts_.bases(key)); }
+  std::uint64_t drop_support(const RecordKey& key) { return drop(supports_[key], counts_.supports(key)); }
   [[nodiscard]] std::uint64_t maps(const RecordKey& key) const { return left(counts_.maps(key), maps_, key); }
-  [[nodiscard]] std::uint64_t bases(const RecordKey& key) const { return left(counts_.bases(key), bases_, key); }
+  [[nodiscard]] std::uint64_t supports(const RecordKey& key) const { return left(counts_.supports(key), supports_, key); }
 
  private:
   using Gone = std::unordered_map<RecordKey, std::uint64_t, RecordKeyHash>;
@@ -210,7 +212,7 @@ class Overlay {
   }
   const Counts& counts_;
   Gone maps_;
-  Gone bases_;
+  Gone supports_;
 };
 
 }  // namespace
@@ -429,8 +431,8 @@ Result<std::optional<std::string>> Accounting::verify() {
   };
   fresh.map_counts.for_each([&](const RecordKey& key, std::uint64_t n) { compare(key, mine.maps(key), n, "slots"); });
   mine.map_counts.for_each([&](const RecordKey& key, std::uint64_t n) { compare(key, n, fresh.maps(key), "slots"); });
-  fresh.base_counts.for_each([&](const RecordKey& key, std::uint64_t n) { compare(key, mine.bases(key), n, "deltas"); });
-  mine.base_counts.for_each([&](const RecordKey& key, std::uint64_t n) { compare(key, n, fresh.bases(key), "deltas"); });
+  fresh.support_counts.for_each([&](const RecordKey& key, std::uint64_t n) { compare(key, mine.supports(key), n, "deltas"); });
+  mine.support_counts.for_each([&](const RecordKey& key, std::uint64_t n) { compare(key, n, fresh.supports(key), "deltas"); });
   return difference;
 }
 

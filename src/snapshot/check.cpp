@@ -130,27 +130,38 @@ Result<Reason> Checker::verify_now(const Ref& ref, RecordKind kind) {
   refresh_table(ref.pack);
   const Status verified = chunks_.verify_record(ref, kind);
   if (!verified && !bytes_are_lost(verified.error())) return tl::unexpected(verified.error());
-  VARVE_TRY_ASSIGN(const Reason base_lost, verify_base(ref, kind));
-  if (verified) return base_lost;
+  VARVE_TRY_ASSIGN(const Reason support_lost, verify_supports(ref, kind));
+  if (verified) return support_lost;
   return std::make_shared<const std::string>(verified.error().message);
 }
 
-/// A delta is as well as what it stands on, which is verified by itself: its bytes may have been at hand, and repair
-/// asks for what is lost.
-Result<Reason> Checker::verify_base(const Ref& ref, RecordKind kind) {
-  const auto base = chunks_.base_of(ref);
-  if (!base) {
-    if (!bytes_are_lost(base.error())) return tl::unexpected(base.error());
-    return std::make_shared<const std::string>(base.error().message);
+/// A delta is as well as its base, which is verified by itself: its bytes may have been at hand, and repair asks for what
+/// is lost. So it does for a record that lends it blocks and is not there; if that is only there for this delta, it is
+/// verified by the delta's digest and not by its own.
+Result<Reason> Checker::verify_supports(const Ref& ref, RecordKind kind) {
+  const auto supports = chunks_.supports_of(ref);
+  if (!supports) {
+    if (!bytes_are_lost(supports.error())) return tl::unexpected(supports.error());
+    return std::make_shared<const std::string>(supports.error().message);
   }
-  if (!*base) return Reason{};
+  if (supports->empty()) return Reason{};
+  for (const Ref& lender : std::span(*supports).subspan(1)) {
+    refresh_table(lender.pack);
+    const auto record = chunks_.record(lender);
+    if (record && record->digest == lender.digest) continue;
+    if (!record && !bytes_are_lost(record.error())) return tl::unexpected(record.error());
+    Reason gone = std::make_shared<const std::string>(chunks::to_text(lender) + " is not in its pack");
+    lost_.emplace(lender, Lost{kind, gone});
+    return gone;
+  }
   // As only a forger has it. Followed, a circle of them would have no end.
-  refresh_table((*base)->pack);
-  if (const auto below = chunks_.base_of(**base); below && *below) {
+  const Ref& base = supports->front();
+  refresh_table(base.pack);
+  if (const auto below = chunks_.supports_of(base); below && !below->empty()) {
     return std::make_shared<const std::string>(chunks::to_text(ref) + ": a delta stands on a delta");
   }
-  (kind == RecordKind::node ? seen_nodes_ : seen_chunks_).insert(**base);
-  return verify(**base, kind);
+  (kind == RecordKind::node ? seen_nodes_ : seen_chunks_).insert(base);
+  return verify(base, kind);
 }
 
 /// verify_record() goes by a table that may be in the cache: once a pack it is read from disk again, which drops one

@@ -81,7 +81,7 @@ class Checker {
   /// Reads the record unless that was done before. Nothing: it is well.
   Result<Reason> verify(const Ref& ref, RecordKind kind);
   Result<Reason> verify_now(const Ref& ref, RecordKind kind);
-  Result<Reason> verify_base(const Ref& ref, RecordKind kind);
+  Result<Reason> verify_supports(const Ref& ref, RecordKind kind);
   void refresh_table(PackId pack);
   void discovered(const Ref& ref, int level);
 

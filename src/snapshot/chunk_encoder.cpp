@@ -26,32 +26,23 @@ Result<std::optional<Outcome>> EncoderTask::complete(const chunks::BytesPointer&
   return std::nullopt;
 }
 
-Result<std::optional<Outcome>> EncoderTask::try_delta(const chunks::ChunkStore::ChunkAndBase& loaded) const {
-  const auto below = chunks.base_of(*parent);
-  if (!below) return std::nullopt;
-  chunks::BytesPointer base_bytes = loaded.bytes;
-  if (*below) {
-    // A forged one may be a delta itself, which reads well only as long as it is in the cache.
-    const auto further = chunks.base_of(**below);
-    if (!further || *further) return std::nullopt;
-    base_bytes = loaded.base_bytes;
-    if (base_bytes == nullptr) {
-      const auto base = chunks.load_chunk_once(**below);
-      if (!base) return std::nullopt;
-      base_bytes = *base;
-    }
+Result<std::optional<Outcome>> EncoderTask::try_delta(const chunks::DeltaParent& loaded) const {
+  if (!loaded.supports.empty()) {
+    // A forged base may be a delta itself, which reads well only as long as it is in the cache.
+    const auto further = chunks.supports_of(loaded.supports.front());
+    if (!further || !further->empty()) return std::nullopt;
   }
-  VARVE_TRY_ASSIGN(auto encoded, chunks::encode_chunk_delta(*base_bytes, bytes, chunks.options().compression));
-  if (!encoded) return std::nullopt;
-  return Outcome{Outcome::Kind::delta, digest, *below ? **below : *parent, std::move(*encoded), {}};
+  VARVE_TRY_ASSIGN(auto delta, chunks::encode_chunk_delta(loaded, bytes, chunks.options().compression));
+  if (!delta) return std::nullopt;
+  return Outcome{Outcome::Kind::delta, digest, {}, std::move(*delta), {}};
 }
 
 Result<Outcome> EncoderTask::run() {
-  chunks::ChunkStore::ChunkAndBase in_parent;
+  chunks::DeltaParent in_parent;
   const bool same_digest = parent && !changed && parent->digest == digest;
   if (parent && (changed || same_digest || maybe_delta)) {
     // One that does not load is merely of no help.
-    if (auto loaded = chunks.load_chunk_and_base_once(*parent)) in_parent = std::move(*loaded);
+    if (auto loaded = chunks.load_delta_parent(*parent)) in_parent = std::move(*loaded);
   }
   const chunks::BytesPointer& parent_bytes = in_parent.bytes;
   VARVE_TRY_ASSIGN(auto done, complete(parent_bytes));
@@ -64,7 +55,7 @@ Result<Outcome> EncoderTask::run() {
     if (delta) return std::move(*delta);
   }
   VARVE_TRY_ASSIGN(chunks::Encoded encoded, chunks::encode_payload(bytes, chunks.options().compression));
-  return Outcome{Outcome::Kind::full, digest, {}, std::move(encoded), {}};
+  return Outcome{Outcome::Kind::full, digest, std::move(encoded), {}, {}};
 }
 
 }  // namespace varve::snapshot

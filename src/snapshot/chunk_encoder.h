@@ -14,9 +14,9 @@ namespace varve::snapshot {
 struct Outcome {
   enum class Kind { zeros, parent, delta, full, unreadable };
   Kind kind = Kind::full;
-  Digest digest;            ///< full and delta
-  chunks::Ref base;         ///< delta
-  chunks::Encoded encoded;  ///< full and delta
+  Digest digest;  ///< full and delta
+  chunks::Encoded encoded;  ///< full
+  chunks::EncodedDelta delta{};
   Error error{};            ///< unreadable
 };
 
@@ -35,7 +35,7 @@ struct EncoderTask {
 
  private:
   Result<std::optional<Outcome>> complete(const chunks::BytesPointer& parent_bytes);
-  Result<std::optional<Outcome>> try_delta(const chunks::ChunkStore::ChunkAndBase& loaded) const;
+  Result<std::optional<Outcome>> try_delta(const chunks::DeltaParent& loaded) const;
 };
 
 }  // namespace varve::snapshot

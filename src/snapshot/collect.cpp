@@ -15,7 +15,8 @@
 //                3. So is, by the second visit, what came to be reached since: nothing known to this process is unmarked
 //                   unless its pack is held.
 //                4. Each node is walked once, whatever the number of roots that reach it: cost follows distinct metadata.
-//                5. What a marked delta stands on is marked. If that is a node, it is not therefore walked.
+//                5. What a walked delta stands on is marked, but not therefore walked: what is below a node, or what a
+//                   delta stands on that lends blocks, is alive only if a map has it too.
 //     dead       6. Nothing was unreadable: a node stands for what is below it, and a pack without a table for what its
 //                   deltas stand on. A damaged *chunk* whose pack can tell what it is stands for nothing else.
 //                7. Only records lose bytes that are unmarked and in a pack that nobody holds, or held since the mark
@@ -60,7 +61,7 @@ class Marker {
   Status mark() {
     const chunks::RecordVisitor visitor{
         .first_visit = [this](const Ref& ref, RecordKind content) { return first_visit(ref, content); },
-        .visit_base = [this](const Ref& base, RecordKind) { live_.insert(base); },
+        .visit_support = [this](const Ref& support, RecordKind) { live_.insert(support); },
         .on_damage = [this](const Ref& ref, const Error& error) { note_damage(ref, error); }};
     for (const Ref& root : new_roots()) {
       chunks::walk_records(chunks_, root, visitor);
@@ -93,8 +94,7 @@ class Marker {
     }
     if (options_.pace && ++visited_ % kPaceEvery == 0) options_.pace(kPaceEvery, 0);
     live_.insert(ref);
-    // It may be alive already as what a delta stands on, and what is below it, or it stands on itself, not. (No chunk that
-    // a delta stands on stands on anything, unless somebody forged it.)
+    // It may be alive already as what a delta stands on, and what is below it, or what it stands on itself, not.
     return walked_.insert(ref);
   }
 

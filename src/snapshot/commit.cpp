@@ -29,7 +29,8 @@
 //
 //     few blocks changed (the change map)  only they were read; the rest comes from P's chunk
 //     digest and bytes are P's             P's ref
-//     at most half differs from P's base   a delta on that base: P's record, or what that stands on
+//     at most half differs from P's base   a delta on that base (P's record, or what that stands on) of the blocks that
+//                                          differ from P's; the others of P's delta are taken from where they are
 //     else                                 a full record
 //
 // Invariants:
@@ -437,7 +438,7 @@ Result<MaybeRef> Commit::settle(Step& step, Outcome outcome) {
 Result<Ref> Commit::append(Outcome outcome) {
   const std::uint64_t before = writer_.stored_bytes();
   Result<Ref> ref = outcome.kind == Outcome::Kind::delta
-                        ? writer_.append_delta(outcome.digest, outcome.base, std::move(outcome.encoded))
+                        ? writer_.append_delta(outcome.digest, std::move(outcome.delta))
                         : writer_.append(chunks::RecordKind::full, outcome.digest, geometry_.chunk_bytes(),
                                          std::move(outcome.encoded));
   if (ref) ++(writer_.stored_bytes() == before ? result_.shared_chunks : result_.new_chunks);

@@ -145,7 +145,8 @@ class Varve(Chain):
 
     def stored(self):
         os.sync()
-        return allocated(self.path('store', 'packs')) + allocated(self.path('store', 'disks'))
+        folders = [self.path('store', folder) for folder in ('packs', 'joined', 'disks')]
+        return sum(allocated(folder) for folder in folders if os.path.isdir(folder))
 
 
 class Qcow2(Chain):

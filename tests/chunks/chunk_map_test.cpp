@@ -287,14 +287,14 @@ TEST_F(ChunkMapTest, AWalkVisitsEachRecordOnce) {
   };
   walk_records(*store, root,
                {.first_visit = first_visit,
-                .visit_base = [](auto&&...) {},
+                .visit_support = [](auto&&...) {},
                 // The chunks are made up: it cannot be told what they stand on.
                 .on_damage = [](const Ref& ref, const Error&) { EXPECT_EQ(ref, chunk_ref(ref.ordinal)); }});
   EXPECT_EQ(nodes, stored_nodes());
   std::set<Ref> chunks;
   for (const auto& [at, ref] : model) chunks.insert(ref);
   EXPECT_EQ(visits.size(), chunks.size() + nodes);
-  walk_records(*store, std::nullopt, {.first_visit = first_visit, .visit_base = {}, .on_damage = {}});
+  walk_records(*store, std::nullopt, {.first_visit = first_visit, .visit_support = {}, .on_damage = {}});
   EXPECT_EQ(visits.size(), chunks.size() + nodes);
 }
 
@@ -329,7 +329,7 @@ TEST_F(ChunkMapTest, AWalkReportsDamageAndGoesOn) {
   std::size_t full = 0;
   walk_records(*store, child,
                {.first_visit = [&](const Ref&, RecordKind kind) { return kind == RecordKind::full ? ++full > 0 : true; },
-                .visit_base = [](auto&&...) {},
+                .visit_support = [](auto&&...) {},
                 .on_damage =
                     [&](const Ref& ref, const Error& error) {
                       if (ref == chunk_ref(ref.ordinal)) return;

@@ -7,6 +7,7 @@
 #include <thread>
 
 #include "support/seed.h"
+#include "varve/core/units.h"
 
 namespace varve::chunks {
 namespace {
@@ -51,6 +52,19 @@ TEST(Codec, StoresRawWhatDoesNotSaveASixteenth) {
   std::fill(plain.begin(), plain.begin() + 6000, std::byte{0});
   EXPECT_EQ(encode_payload(plain, {})->codec, Codec::zstd);
   EXPECT_EQ(encode_payload(plain, *Compression::parse("none"))->codec, Codec::raw);
+}
+
+/// A block in which every short match found costs more than its letters.
+TEST(Codec, ShortInputsThatOnlyEntropyCodingShortensAreNotWorseOffForAHigherLevel) {
+  std::mt19937_64 random(test::seed_for("letters"));
+  Bytes plain(kBlockSize);
+  for (std::byte& byte : plain) byte = static_cast<std::byte>("etaoinshrdlu"[random() % 12]);
+  for (const int level : {1, 3, 9}) {
+    const auto encoded = encode_payload(plain, Compression{Codec::zstd, level});
+    ASSERT_TRUE(encoded);
+    EXPECT_EQ(decoded(*encoded, plain.size()), plain);
+    EXPECT_LT(encoded->bytes.size(), plain.size() * 47 / 100) << level << ": 3.6 bits a letter and a table";
+  }
 }
 
 TEST(Codec, NeverWritesPastItsEndWhateverThePayload) {

@@ -27,7 +27,7 @@ struct StoreFixture : testing::Test {
   explicit StoreFixture(ChunkStoreOptions options = {}) { reopen(std::move(options)); }
   void reopen(ChunkStoreOptions options = {}) {
     store =
-        std::make_unique<ChunkStore>(objects, *locator, registry, Geometry{ByteCount{kTestChunk}}, std::move(options));
+        std::make_unique<ChunkStore>(objects, *locator, registry, Geometry{ByteCount{chunk_bytes}}, std::move(options));
   }
   /// Puts the chunks and makes them durable.
   std::vector<Ref> put_all(const std::vector<Bytes>& chunks) {
@@ -40,6 +40,7 @@ struct StoreFixture : testing::Test {
   }
   Ref put_one(const Bytes& chunk) { return put_all({chunk}).front(); }
 
+  std::size_t chunk_bytes = kTestChunk;
   test::MemoryObjects objects;
   std::unique_ptr<Locator> locator = make_memory_locator();
   RootRegistry registry;

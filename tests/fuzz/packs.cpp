@@ -179,31 +179,47 @@ Seeds pack_seeds() {
     const auto append = [&](RecordKind kind, const Bytes& plain, const Encoded& encoded) {
       entries.push_back({digest_of(plain), static_cast<std::uint32_t>(pack.size()),
                          static_cast<std::uint32_t>(encoded.bytes.size()), static_cast<std::uint32_t>(plain.size()), kind,
-                         encoded.codec});
+                         encoded.codec, 0});
       pack.insert(pack.end(), encoded.bytes.begin(), encoded.bytes.end());
     };
     const auto add = [&](RecordKind kind, const Bytes& plain) {
       append(kind, plain, encode_payload(plain, compression).value());
     };
-    const auto add_delta = [&](RecordKind kind, const Bytes& plain, std::uint32_t base_ordinal, const Bytes& base) {
-      const auto encoded = encode_delta(kind, base, plain, compression).value();
+    const auto add_node_delta = [&](const Bytes& plain, std::uint32_t base_ordinal, const Bytes& base) {
+      const auto encoded = encode_node_delta(base, plain, compression).value();
       require(encoded.has_value(), "there is a delta");
-      table.bases.push_back({static_cast<std::uint32_t>(entries.size()), {kPack, base_ordinal, digest_of(base)}});
-      append(kind, plain, *encoded);
+      table.supports.push_back({static_cast<std::uint32_t>(entries.size()), {kPack, base_ordinal, digest_of(base)}});
+      append(RecordKind::node_delta, plain, *encoded);
+    };
+    const auto add_delta = [&](const Bytes& plain, const DeltaParent& parent) {
+      const auto delta = encode_chunk_delta(parent, plain, compression).value();
+      require(delta.has_value(), "there is a delta");
+      for (const Ref& ref : delta->supports) table.supports.push_back({static_cast<std::uint32_t>(entries.size()), ref});
+      append(RecordKind::delta, plain, delta->encoded);
+      entries.back().lenders = static_cast<std::uint8_t>(delta->supports.size() - 1);
     };
     add(RecordKind::node, some_node(1));
     if (compressed) {
       add(RecordKind::full, chunk_of(1));
       add(RecordKind::full, chunk_of(2));
-      Bytes changed = chunk_of(1);
+      const auto base = std::make_shared<const Bytes>(chunk_of(1));
+      const Ref base_ref{kPack, 1, digest_of(*base)};
+      Bytes changed = *base;
       changed[5000] = std::byte{0xA5};
-      add_delta(RecordKind::delta, changed, 1, chunk_of(1));
+      add_delta(changed, {base_ref, base, base, {}, {}});
+      // The next takes that block from this one.
+      std::vector<std::uint8_t> sources(changed.size() / kBlockSize, DeltaParent::kBaseBlock);
+      sources[1] = DeltaParent::kOwnBlock;
+      const Ref delta_ref{kPack, 3, digest_of(changed)};
+      const DeltaParent parent{delta_ref, std::make_shared<const Bytes>(changed), base, {base_ref}, sources};
+      changed[9] = std::byte{0xA5};
+      add_delta(changed, parent);
     }
     entries.push_back({});
     add(RecordKind::node, some_node(4));
     const auto last = static_cast<std::uint32_t>(entries.size() - 1);
     add(RecordKind::node, large_node(5));
-    add_delta(RecordKind::node_delta, large_node(6), last + 1, large_node(5));
+    add_node_delta(large_node(6), last + 1, large_node(5));
     format::put_table_and_trailer(pack, kPack, 0, table);
     seeds.push_back(std::move(pack));
   }

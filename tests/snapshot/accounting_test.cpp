@@ -41,7 +41,7 @@ class Walk {
       note(ref, kind);
       return walked_.insert({ref.pack.value(), ref.ordinal}).second;
     };
-    visitor.visit_base = [this](const Ref& ref, RecordKind kind) {
+    visitor.visit_support = [this](const Ref& ref, RecordKind kind) {
       deltas_ += 1;
       note(ref, kind);
     };
@@ -143,12 +143,12 @@ class History {
   Ref stored(chunks::RecordWriter& writer, const MaybeRef& base, std::uint64_t chunk) {
     const auto old = chunks::ChunkMap(*world_.store, base).find(ChunkIndex{chunk}).value();
     if (old && !old->damaged() && below(2) == 0) {
-      const auto under = world_.store->base_of(*old).value().value_or(*old);
-      const auto full = world_.store->load_chunk(under).value();
-      auto plain = *full;
-      for (std::size_t at = 0; at < 64; ++at) plain[at] = static_cast<std::byte>(random_());
-      auto delta = chunks::encode_chunk_delta(*full, plain, {}).value();
-      if (delta) return writer.append_delta(world_.store->digest(plain), under, std::move(*delta)).value();
+      const auto parent = world_.store->load_delta_parent(*old).value();
+      auto plain = *parent.bytes;
+      const std::size_t block = below(plain.size() / kBlockSize) * kBlockSize;
+      for (std::size_t at = 0; at < 64; ++at) plain[block + at] = static_cast<std::byte>(random_());
+      auto delta = chunks::encode_chunk_delta(parent, plain, {}).value();
+      if (delta) return writer.append_delta(world_.store->digest(plain), std::move(*delta)).value();
     }
     return writer.put_chunk(content(1 + below(60))).value();
   }

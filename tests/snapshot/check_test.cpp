@@ -27,7 +27,7 @@ std::uint64_t distinct_records(World& world, const std::vector<CheckTarget>& tar
         *world.store, target.root,
         {.first_visit = [&](const Ref& ref,
                             chunks::RecordKind) { return seen.insert({ref.pack, ref.ordinal}).second; },
-         .visit_base = [](auto&&...) {},
+         .visit_support = [](auto&&...) {},
          .on_damage = [](const Ref&, const Error& error) { ADD_FAILURE() << error.message; }});
   }
   return seen.size();
@@ -240,8 +240,8 @@ TEST(Check, ACircleOfDeltasIsDamage) {
     chunks::format::Table table;
     for (std::uint32_t i = 0; i < count; ++i) {
       table.entries.push_back({ref(i).digest, chunks::format::kHeaderSize, 8, kGeometry.chunk_bytes(),
-                               chunks::RecordKind::delta, chunks::Codec::raw});
-      table.bases.push_back({i, ref((i + 1) % count)});
+                               chunks::RecordKind::delta, chunks::Codec::raw, 0});
+      table.supports.push_back({i, ref((i + 1) % count)});
     }
     chunks::format::put_table_and_trailer(file, pack, 0, table);
     ASSERT_TRUE(world.objects->put_if_absent(chunks::format::pack_name(pack, 0), file));

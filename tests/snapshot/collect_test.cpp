@@ -65,8 +65,9 @@ TEST(Collect, KeepsWhatADeltaStandsOnThatAForgedOneStandsOn) {
     const Bytes before = bytes;
     bytes[bytes.size() / 2] ^= std::byte{1};
     chunks::RecordWriter writer(*world.store, hold);
-    auto encoded = chunks::encode_chunk_delta(before, bytes, {}).value();
-    const Ref ref = writer.append_delta(world.store->digest(bytes), base, std::move(*encoded)).value();
+    const auto plain = std::make_shared<const chunks::Bytes>(before);
+    auto delta = chunks::encode_chunk_delta({base, plain, plain, {}, {}}, bytes, {}).value();
+    const Ref ref = writer.append_delta(world.store->digest(bytes), std::move(*delta)).value();
     EXPECT_TRUE(writer.finish());
     return ref;
   };

@@ -392,12 +392,12 @@ TEST(Commit, NoDeltaIsMadeOnADelta) {
   Ref below = writer.put_chunk(bytes).value();
   ASSERT_TRUE(writer.finish());
   for (int i = 0; i < 2; ++i) {
-    const Bytes base = *world.store->load_chunk(below).value();
+    const auto base = world.store->load_chunk(below).value();
     bytes[0] ^= std::byte{1};
     bytes[1] ^= static_cast<std::byte>(1 + i);
-    auto delta = chunks::encode_chunk_delta(base, bytes, {}).value();
+    auto delta = chunks::encode_chunk_delta({below, base, base, {}, {}}, bytes, {}).value();
     ASSERT_TRUE(delta);
-    below = writer.append_delta(world.store->digest(bytes), below, std::move(*delta)).value();
+    below = writer.append_delta(world.store->digest(bytes), std::move(*delta)).value();
     ASSERT_TRUE(writer.finish());
   }
   ASSERT_TRUE(world.store->load_chunk(below));

@@ -58,7 +58,7 @@ class Reader {
       note(ref, kind);
       return walked.insert({ref.pack.value(), ref.ordinal}).second;
     };
-    visitor.visit_base = note;
+    visitor.visit_support = note;
     visitor.on_damage = [](const chunks::Ref&, const Error& error) { ADD_FAILURE() << error.message; };
     const auto disks = store.disks();
     for (const auto& disk : disks) {

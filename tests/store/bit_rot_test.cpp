@@ -54,6 +54,7 @@ Specimen small_store(Ending ending) {
   build.snapshot("web01", "a");
   build.commit("web01");
   build.write("web01", 1, chunk_of(10));
+  build.write_block("web01", 0, 1, 40);  // a delta, and below one that takes that block from it
   build.snapshot("web01", "b");
   build.commit("web01");
   build.write("web01", 2, chunk_of(11));
@@ -61,6 +62,7 @@ Specimen small_store(Ending ending) {
   build.commit("web01");
   build.remove("web01", "deleted");
   build.write("web01", 2, chunk_of(12));
+  build.write_block("web01", 0, 3, 41);
   build.snapshot("web01", "c");
   build.commit("web01");
   build.clone("web01", "b", "web02");
@@ -105,6 +107,8 @@ Specimen larger_store(std::uint64_t seed) {
       for (int w = 0; w < 6; ++w) {
         build.write(disk, 252 + random() % 8, chunk_of(random() % 200, random() % 16 != 0));
       }
+      build.write(disk, 251, chunk_of(d, false));
+      build.write_block(disk, 251, s % 3, 300 + s);
       build.snapshot(disk, fmt::format("s{}", s));
       if (s < 10) build.commit(disk);
       if (s % 4 == 3) build.settle(disk);

@@ -101,6 +101,13 @@ class Builder {
     there.resize(kChunk);
     std::ranges::copy(bytes, there.begin());
   }
+  /// One block of a chunk that is there.
+  void write_block(const std::string& disk, std::uint64_t chunk, std::size_t block, std::uint64_t number) {
+    const FileBytes bytes = chunk_of(number);
+    const auto part = std::span(bytes).first(kBlockSize);
+    ASSERT_OK(entry(disk)->live().write(ByteOffset{chunk * kChunk + block * kBlockSize}, part));
+    std::ranges::copy(part, live_.at(disk).chunks.at(chunk).begin() + static_cast<std::ptrdiff_t>(block * kBlockSize));
+  }
   void snapshot(const std::string& disk, const std::string& name) {
     ASSERT_OK(entry(disk)->take_snapshot(name, Attributes{0, 0, 0755, {}}));
     snapshots_.push_back({disk, name, true, live_.at(disk)});

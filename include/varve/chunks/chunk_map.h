@@ -56,9 +56,9 @@ class ChunkMap {
 struct RecordVisitor {
   /// A node or chunk in the map. False for one seen before: then nothing below it is walked.
   std::function<bool(const Ref&, RecordKind content)> first_visit;
-  /// What a delta that was visited stands on. If it is a node, nothing below it is reached by that: it counts as seen
-  /// only when first_visit() has it too.
-  std::function<void(const Ref&, RecordKind content)> visit_base;
+  /// What a delta that was visited stands on. Nothing else is reached by that, neither what is below a node nor what a
+  /// delta stands on that lends blocks: it counts as seen only when first_visit() has it too.
+  std::function<void(const Ref&, RecordKind content)> visit_support;
   /// A node that cannot be read, or a record of which it cannot be told whether it stands on another. The walk goes on.
   std::function<void(const Ref&, const Error&)> on_damage;
 };

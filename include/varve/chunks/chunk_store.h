@@ -2,7 +2,7 @@
 // digest on every load from disk and keeps what it decoded in two byte-bounded caches (chunks; nodes and tables).
 //
 // Memory: the two budgets, plus one pack under construction per RecordWriter (pack_bytes + one record + its table).
-// A pack table costs 32 bytes a record, 72 a delta: for a 16 MiB pack of 64 KiB chunks at ratio 2.5, 20 KiB; so the
+// A pack table costs 32 bytes a record, a delta 40 more for each record that it stands on: for a 16 MiB pack of 64 KiB chunks at ratio 2.5, 20 KiB; so the
 // tables' quarter of a node cache of 64 MiB knows 13 GiB of packs, or 32 GiB of chunks (of small deltas alone, which store
 // some 1.5 KiB for a block, 300 MiB of packs, or 800 MiB of changed blocks). A map leaf costs up to 7 KiB: the rest knows
 // 7,000 of them, 110 GiB of image.
@@ -51,7 +51,25 @@ struct RecordInfo {
   std::uint64_t stored_bytes = 0;
   std::uint64_t plain_bytes = 0;
   Digest digest;
-  MaybeRef base;  ///< of a delta
+  std::vector<Ref> supports;  ///< of a delta: what it stands on
+};
+
+/// A chunk that another one may become a delta of.
+struct DeltaParent {
+  Ref ref;
+  BytesPointer bytes;
+  BytesPointer base_bytes;     ///< of the full record: its base's, or its own
+  std::vector<Ref> supports;   ///< of a delta: its base, then its lenders (src/chunks/format.h)
+  /// Of a delta, by block, where it is: in the base, in itself, or, from kOwnBlock + i on, in supports[i].
+  std::vector<std::uint8_t> sources;
+  static constexpr std::uint8_t kBaseBlock = 0;
+  static constexpr std::uint8_t kOwnBlock = 1;
+};
+
+/// A chunk's delta.
+struct EncodedDelta {
+  Encoded encoded;
+  std::vector<Ref> supports;  ///< what it stands on: its base, then its lenders
 };
 
 /// Any thread. `objects`, `locator` and `registry` must outlive it.
@@ -73,22 +91,19 @@ class ChunkStore {
   /// The same; what is not in the cache is read and not kept there: for comparisons, which must not push out what
   /// guests read.
   [[nodiscard]] Result<BytesPointer> load_chunk_once(const Ref& ref);
-  struct ChunkAndBase {
-    BytesPointer bytes;
-    BytesPointer base_bytes;  ///< of what it stands on, if it is a delta that was not in the cache
-  };
-  /// The same, for whoever goes on with what a delta stands on: it is then read once, not twice.
-  [[nodiscard]] Result<ChunkAndBase> load_chunk_and_base_once(const Ref& ref);
-  /// The record that this one stands on, if it is a delta (a base is none itself). It must be kept as long as the delta.
-  /// EIO (damaged), and system errors, when that cannot be told.
-  [[nodiscard]] Result<MaybeRef> base_of(const Ref& ref);
+  /// The same with what encode_chunk_delta() needs. Only whole chunks come from the cache.
+  [[nodiscard]] Result<DeltaParent> load_delta_parent(const Ref& ref);
+  /// The records that this one stands on, if it is a delta: first its base (which is none itself), then those it takes
+  /// blocks from. They must be kept as long as the delta, but not what they stand on in turn. EIO (damaged), and system
+  /// errors, when that cannot be told.
+  [[nodiscard]] Result<std::vector<Ref>> supports_of(const Ref& ref);
   /// From the cache only: null when it would have to be loaded.
   [[nodiscard]] BytesPointer peek_chunk(const Ref& ref);
   /// A decoded and verified node record (chunk_map.h interprets it).
   [[nodiscard]] Result<BytesPointer> load_node(const Ref& ref);
   /// Reads and verifies the record's bytes past all caches: for `check`, which calls pack_table() first for each pack
-  /// (the table that this goes by is the cached one), and verifies what a delta stands on by itself (here it may come
-  /// from the cache).
+  /// (the table that this goes by is the cached one), and verifies a delta's base by itself (here it may come from the
+  /// cache).
   [[nodiscard]] Status verify_record(const Ref& ref, RecordKind kind);
 
   /// Ids of all packs in the object store.
@@ -128,11 +143,12 @@ class ChunkStore {
   std::unique_ptr<Implementation> implementation_;
 };
 
-/// The payload of a delta that makes chunk `plain` of chunk `base`; nothing when more than half of its blocks differ,
-/// or when a delta would not be shorter. Any thread. EIO (damaged) as encode_payload().
-[[nodiscard]] Result<std::optional<Encoded>> encode_chunk_delta(std::span<const std::byte> base,
-                                                                std::span<const std::byte> plain,
-                                                                Compression compression);
+/// A delta that makes chunk `plain`: the blocks that differ from the parent's, and the others from where the parent has
+/// them. Nothing when more than half of its blocks differ from the base, or when a delta would not be shorter. Any
+/// thread. EIO (damaged) as encode_payload().
+[[nodiscard]] Result<std::optional<EncodedDelta>> encode_chunk_delta(const DeltaParent& parent,
+                                                                     std::span<const std::byte> plain,
+                                                                     Compression compression);
 
 /// Writes the records of one commit. A ref it returns is readable through the ChunkStore once the pack it is in is
 /// durable: after finish(), or earlier when the pack filled up. Everything it writes or shares is in its hold until
@@ -158,9 +174,8 @@ class RecordWriter {
   /// Appends an already encoded record, unless the open pack has the very same encoded bytes (two equal chunks that
   /// were encoded at the same time). `digest` is ChunkStore::digest of its plain bytes. Not for deltas: EINVAL.
   [[nodiscard]] Result<Ref> append(RecordKind kind, const Digest& digest, std::size_t plain_bytes, Encoded encoded);
-  /// The same for a chunk that encode_chunk_delta() has encoded on `base`, which its owner, or something in the hold,
-  /// must keep.
-  [[nodiscard]] Result<Ref> append_delta(const Digest& digest, const Ref& base, Encoded encoded);
+  /// The same for what encode_chunk_delta() made. An owner, or something in the hold, must keep what it stands on.
+  [[nodiscard]] Result<Ref> append_delta(const Digest& digest, EncodedDelta delta);
   /// Makes everything appended durable. May be called more than once.
   [[nodiscard]] Status finish();
   /// Bytes of payload appended so far (new records only).

@@ -46,6 +46,12 @@ class ObjectStore {
   [[nodiscard]] virtual Result<PutOutcome> put_if_absent(std::string_view name, std::span<const std::byte> bytes) = 0;
   /// Fills `out` from `at`; returns fewer bytes only at the end of the object. ENOENT when absent.
   [[nodiscard]] virtual Result<std::size_t> read(std::string_view name, ByteOffset at, std::span<std::byte> out) = 0;
+  /// That will be read soon: a hint, with which several reads wait for the medium together. Returns at once.
+  virtual void expect(std::string_view name, ByteOffset at, ByteCount count) {
+    static_cast<void>(name);
+    static_cast<void>(at);
+    static_cast<void>(count);
+  }
   [[nodiscard]] virtual Result<ByteCount> size(std::string_view name) = 0;
   /// Names of the objects directly in a folder (the last part only), in no order; none when the folder is absent.
   [[nodiscard]] virtual Result<std::vector<std::string>> list(std::string_view folder) = 0;

@@ -50,6 +50,12 @@ class File {
   /// Reads until `out` is full or the file ends; returns the bytes read. With alignment() > 1, offset, length and
   /// memory must be multiples of it.
   [[nodiscard]] virtual Result<std::size_t> read(ByteOffset at, std::span<std::byte> out) const = 0;
+  /// That will be read soon (posix_fadvise(2), POSIX_FADV_WILLNEED): the kernel begins to read it and does not wait for
+  /// the medium. A hint.
+  virtual void expect(ByteOffset at, ByteCount count) const {
+    static_cast<void>(at);
+    static_cast<void>(count);
+  }
   /// Writes all of `bytes` or fails (ENOSPC, EDQUOT, EIO, EFBIG); after a failure any part may have been written.
   [[nodiscard]] virtual Status write(ByteOffset at, std::span<const std::byte> bytes) = 0;
   /// fdatasync(2): all writes that returned before the call, and the size, are durable when it succeeds. After a
