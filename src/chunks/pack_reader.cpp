@@ -21,6 +21,11 @@ std::size_t cost_of(const PackTable& table) {
   return sizeof(PackTable) + table.entries.size() * sizeof(format::Entry) + table.supports.size() * sizeof(format::Support);
 }
 
+tl::unexpected<Error> as_pack_error(const Error& error, std::string_view name) {
+  if (error.code == ENOENT) return fail_damaged(fmt::format("{} is missing", name));
+  return tl::unexpected(error);
+}
+
 /// Damage may be a pack that was rewritten under our feet; what the system refuses is not.
 bool worth_another_try(const Error& error) {
   return error.kind == ErrorKind::damaged;
@@ -150,8 +155,7 @@ Result<BytesPointer> PackReader::read_twice(const Ref& ref, RecordKind content, 
   if (ref.damaged()) return fail_damaged(to_text(ref));
   auto bytes = try_record(ref, content, plain_bytes, at_hand, parent);
   if (!bytes && worth_another_try(bytes.error())) {
-    // Perhaps it was rewritten between table and bytes: once more, with the newest of both. So may its lenders have been;
-    // a base is read by itself.
+    // Perhaps it was rewritten between table and bytes: once more, with the newest of both. What it stands on, too.
     std::vector<PackId> packs{ref.pack};
     if (const auto supports = supports_of(ref)) {
       for (const Ref& support : *supports) packs.push_back(support.pack);
@@ -179,109 +183,145 @@ Result<PackReader::Place> PackReader::find(const Ref& ref, RecordKind content) {
   return place;
 }
 
-Result<Bytes> PackReader::read_payload(const Ref& ref, const Place& place) {
-  Bytes payload(place.entry->stored);
-  VARVE_TRY_ASSIGN(const std::size_t count,
-                   read_object(format::pack_name(ref.pack, place.table->payloads), place.entry->offset, payload));
-  bytes_loaded.fetch_add(count, std::memory_order_relaxed);
-  if (count != payload.size()) return fail_damaged("the pack is cut");
-  return payload;
+Status PackReader::read_payloads(std::span<Part> parts) {
+  std::vector<objects::PartRead> reads;
+  reads.reserve(parts.size());
+  for (Part& part : parts) {
+    part.payload.resize(part.place.entry->stored);
+    reads.push_back({format::pack_name(part.ref.pack, part.place.table->payloads), ByteOffset{part.place.entry->offset},
+                     part.payload});
+  }
+  objects_.read_together(reads);
+  for (const objects::PartRead& read : reads) {
+    if (!read.got) return as_pack_error(read.got.error(), read.name);
+    bytes_loaded.fetch_add(*read.got, std::memory_order_relaxed);
+    if (*read.got != read.out.size()) return fail_damaged(read.name + " is cut");
+  }
+  return {};
 }
 
 Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
                                             const AtHand* at_hand, DeltaParent* parent) {
-  VARVE_TRY_ASSIGN(const Place place, find(ref, content));
-  const format::Entry& entry = *place.entry;
-  if (plain_bytes != 0 && entry.plain != plain_bytes) return fail_damaged("the record has the wrong length");
-
-  Bytes plain;
-  if (is_delta(*entry.kind)) {
+  VARVE_TRY_ASSIGN(Place place, find(ref, content));
+  if (plain_bytes != 0 && place.entry->plain != plain_bytes) return fail_damaged("the record has the wrong length");
+  if (is_delta(*place.entry->kind)) {
     if (at_hand == nullptr) return fail_damaged("a delta stands on a delta");
-    const auto supports = place.table->supports_of(ref.ordinal);
-    BytesPointer base = (*at_hand)(supports.front().ref);
-    expect(base == nullptr ? supports : supports.subspan(1), content);
-    VARVE_TRY_ASSIGN(const Bytes payload, read_payload(ref, place));
-    if (base == nullptr) {
-      auto read = read_no_delta(supports.front().ref, content, plain_bytes);
-      if (!read) return tl::unexpected(read.error().in("what it changes"));
-      base = std::move(*read);
-    }
-    VARVE_TRY_ASSIGN(plain, assemble(ref, place, payload, base, parent));
-  } else {
-    VARVE_TRY_ASSIGN(Bytes payload, read_payload(ref, place));
-    if (entry.codec == Codec::raw) {
-      plain = std::move(payload);
-    } else {
-      plain.resize(entry.plain);
-      VARVE_TRY(decode_payload(entry.codec, payload, plain));
-    }
+    return read_delta(ref, place, *at_hand, parent);
   }
+  Part part{ref, std::move(place)};
+  VARVE_TRY(read_payloads(std::span(&part, 1)));
+  return decode_no_delta(std::move(part));
+}
+
+/// Verified.
+Result<BytesPointer> PackReader::decode_no_delta(Part part) const {
+  const format::Entry& entry = *part.place.entry;
+  Bytes plain;
+  if (entry.codec == Codec::raw) {
+    plain = std::move(part.payload);
+  } else {
+    plain.resize(entry.plain);
+    VARVE_TRY(decode_payload(entry.codec, part.payload, plain));
+  }
+  if (digest_(plain) != part.ref.digest) return fail_damaged("the record does not match its digest");
+  return std::make_shared<const Bytes>(std::move(plain));
+}
+
+/// With all that it stands on, read at once.
+Result<BytesPointer> PackReader::read_delta(const Ref& ref, const Place& place, const AtHand& at_hand,
+                                            DeltaParent* parent) {
+  const RecordKind content = content_of(*place.entry->kind);
+  const auto supports = place.table->supports_of(ref.ordinal);
+  const Ref& base_ref = supports.front().ref;
+  const auto in_base = [&](const Error& error) { return tl::unexpected(error.in(to_text(base_ref)).in("what it changes")); };
+  // The delta, its lenders, and last its base unless that is at hand.
+  std::vector<Part> parts{{ref, place}};
+  for (const format::Support& support : supports.subspan(1)) {
+    auto there = find(support.ref, content);
+    if (!there) return tl::unexpected(there.error().in(to_text(support.ref)).in("what it takes blocks from"));
+    if (there->entry->plain != place.entry->plain) return fail_damaged("it takes blocks from a chunk of another length");
+    parts.push_back({support.ref, std::move(*there)});
+  }
+  const std::size_t count = parts.size();
+  BytesPointer base = at_hand(base_ref);
+  if (base == nullptr) {
+    auto there = find(base_ref, content);
+    if (!there) return in_base(there.error());
+    if (is_delta(*there->entry->kind)) return fail_damaged("a delta stands on a delta");
+    parts.push_back({base_ref, std::move(*there)});
+  }
+  VARVE_TRY(read_payloads(parts));
+  if (base == nullptr) {
+    auto decoded = decode_no_delta(std::move(parts.back()));
+    if (!decoded) return in_base(decoded.error());
+    base = std::move(*decoded);
+    records_loaded.fetch_add(1, std::memory_order_relaxed);
+  }
+  VARVE_TRY_ASSIGN(Bytes plain, assemble(parts.front(), base, std::span(parts).first(count).subspan(1), parent));
   if (digest_(plain) != ref.digest) return fail_damaged("the record does not match its digest");
   return std::make_shared<const Bytes>(std::move(plain));
 }
 
 /// What a delta makes of what it stands on: not verified.
-Result<Bytes> PackReader::assemble(const Ref& ref, const Place& place, std::span<const std::byte> payload,
-                                   const BytesPointer& base, DeltaParent* parent) {
-  const format::Entry& entry = *place.entry;
+Result<Bytes> PackReader::assemble(const Part& delta, const BytesPointer& base, std::span<const Part> lenders,
+                                   DeltaParent* parent) {
+  const format::Entry& entry = *delta.place.entry;
   if (*entry.kind == RecordKind::node_delta) {
     Bytes plain(entry.plain);
-    VARVE_TRY(apply_node_delta(entry.codec, payload, *base, plain));
+    VARVE_TRY(apply_node_delta(entry.codec, delta.payload, *base, plain));
     return plain;
   }
-  VARVE_TRY_ASSIGN(const ChunkDelta delta, ChunkDelta::parse(payload, entry.plain, entry.lenders));
+  VARVE_TRY_ASSIGN(const ChunkDelta parsed, ChunkDelta::parse(delta.payload, entry.plain, lenders.size()));
   if (base->size() != entry.plain) return fail_damaged("its base has the wrong length");
   Bytes plain(*base);
-  VARVE_TRY(delta.copy_own_blocks(entry.codec, delta.own, plain));
-  const auto supports = place.table->supports_of(ref.ordinal);
-  for (std::size_t i = 0; i < delta.lent.size(); ++i) {
-    if (const Status lent = lend(supports[1 + i].ref, delta.lent[i], plain); !lent) {
-      return tl::unexpected(lent.error().in("what it takes blocks from"));
+  VARVE_TRY(parsed.copy_own_blocks(entry.codec, parsed.own, plain));
+  for (std::size_t i = 0; i < lenders.size(); ++i) {
+    if (const Status lent = lend(lenders[i], parsed.lent[i], plain); !lent) {
+      return tl::unexpected(lent.error().in(to_text(lenders[i].ref)).in("what it takes blocks from"));
     }
   }
   if (parent == nullptr) return plain;
   parent->base_bytes = base;
   parent->supports.clear();
-  for (const format::Support& support : supports) parent->supports.push_back(support.ref);
+  for (const format::Support& support : delta.place.table->supports_of(delta.ref.ordinal)) {
+    parent->supports.push_back(support.ref);
+  }
   parent->sources.assign(plain.size() / kBlockSize, DeltaParent::kBaseBlock);
   for (std::size_t block = 0; block < parent->sources.size(); ++block) {
-    if (delta.own.test(block)) parent->sources[block] = DeltaParent::kOwnBlock;
-    for (std::size_t i = 0; i < delta.lent.size(); ++i) {
-      if (delta.lent[i].test(block)) parent->sources[block] = static_cast<std::uint8_t>(DeltaParent::kOwnBlock + 1 + i);
+    if (parsed.own.test(block)) parent->sources[block] = DeltaParent::kOwnBlock;
+    for (std::size_t i = 0; i < parsed.lent.size(); ++i) {
+      if (parsed.lent[i].test(block)) parent->sources[block] = static_cast<std::uint8_t>(DeltaParent::kOwnBlock + 1 + i);
     }
   }
   return plain;
 }
 
-Status PackReader::lend(const Ref& lender, BlockBits wanted, std::span<std::byte> chunk) {
-  VARVE_TRY_ASSIGN(const Place place, find(lender, RecordKind::full));
-  if (place.entry->plain != chunk.size()) return fail_damaged("the record has the wrong length");
-  if (*place.entry->kind == RecordKind::delta) {
-    VARVE_TRY_ASSIGN(const Bytes payload, read_payload(lender, place));
-    VARVE_TRY_ASSIGN(const ChunkDelta delta, ChunkDelta::parse(payload, chunk.size(), place.entry->lenders));
-    return delta.copy_own_blocks(place.entry->codec, wanted, chunk);
+/// Of a delta its own blocks only.
+Status PackReader::lend(const Part& lender, BlockBits wanted, std::span<std::byte> chunk) {
+  const format::Entry& entry = *lender.place.entry;
+  if (*entry.kind == RecordKind::delta) {
+    VARVE_TRY_ASSIGN(const ChunkDelta delta, ChunkDelta::parse(lender.payload, chunk.size(), entry.lenders));
+    return delta.copy_own_blocks(entry.codec, wanted, chunk);
   }
-  VARVE_TRY_ASSIGN(const BytesPointer bytes, read_no_delta(lender, RecordKind::full, chunk.size()));
+  Bytes plain(chunk.size());
+  VARVE_TRY(decode_payload(entry.codec, lender.payload, plain));
   for (std::size_t at = 0; at < chunk.size(); at += kBlockSize) {
-    if (wanted.test(at / kBlockSize)) std::memcpy(chunk.data() + at, bytes->data() + at, kBlockSize);
+    if (wanted.test(at / kBlockSize)) std::memcpy(chunk.data() + at, plain.data() + at, kBlockSize);
   }
   return {};
 }
 
-/// They will be read next: all at once where that is possible.
-void PackReader::expect(std::span<const format::Support> supports, RecordKind content) {
-  for (const format::Support& support : supports) {
-    // What is wrong with it will be said when it is read.
-    if (const auto place = find(support.ref, content)) {
-      objects_.expect(format::pack_name(support.ref.pack, place->table->payloads), ByteOffset{place->entry->offset},
-                      ByteCount{place->entry->stored});
-    }
-  }
+Status PackReader::lend(const Ref& lender, BlockBits wanted, std::span<std::byte> chunk) {
+  VARVE_TRY_ASSIGN(Place place, find(lender, RecordKind::full));
+  if (place.entry->plain != chunk.size()) return fail_damaged("the record has the wrong length");
+  Part part{lender, std::move(place)};
+  VARVE_TRY(read_payloads(std::span(&part, 1)));
+  return lend(part, wanted, chunk);
 }
 
 Result<std::size_t> PackReader::read_object(std::string_view name, std::uint64_t at, std::span<std::byte> out) {
   auto count = objects_.read(name, ByteOffset{at}, out);
-  if (!count && count.error().code == ENOENT) return fail_damaged(fmt::format("{} is missing", name));
+  if (!count) return as_pack_error(count.error(), name);
   return count;
 }
 

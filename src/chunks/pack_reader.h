@@ -95,14 +95,23 @@ class PackReader {
     const format::Entry* entry = nullptr;  ///< in it
   };
   [[nodiscard]] Result<Place> find(const Ref& ref, RecordKind content);
-  [[nodiscard]] Result<Bytes> read_payload(const Ref& ref, const Place& place);
+  /// A record on its way.
+  struct Part {
+    Ref ref;
+    Place place;
+    Bytes payload{};
+  };
+  [[nodiscard]] Status read_payloads(std::span<Part> parts);
+  [[nodiscard]] Result<BytesPointer> decode_no_delta(Part part) const;
+  [[nodiscard]] Result<BytesPointer> read_delta(const Ref& ref, const Place& place, const AtHand& at_hand,
+                                                DeltaParent* parent);
   [[nodiscard]] Result<BytesPointer> try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
                                                 const AtHand* at_hand, DeltaParent* parent);
   [[nodiscard]] Result<BytesPointer> read_twice(const Ref& ref, RecordKind content, std::size_t plain_bytes,
                                                 const AtHand* at_hand, DeltaParent* parent);
-  [[nodiscard]] Result<Bytes> assemble(const Ref& ref, const Place& place, std::span<const std::byte> payload,
-                                       const BytesPointer& base, DeltaParent* parent);
-  void expect(std::span<const format::Support> supports, RecordKind content);
+  [[nodiscard]] static Result<Bytes> assemble(const Part& delta, const BytesPointer& base, std::span<const Part> lenders,
+                                              DeltaParent* parent);
+  [[nodiscard]] static Status lend(const Part& lender, BlockBits wanted, std::span<std::byte> chunk);
   [[nodiscard]] Result<std::size_t> read_object(std::string_view name, std::uint64_t at, std::span<std::byte> out);
 
   objects::ObjectStore& objects_;

@@ -25,7 +25,7 @@ namespace varve::objects {
 namespace {
 
 /// Descriptors kept open: a cold random read is then one system call, not three.
-constexpr std::size_t kOpenFiles = 64;
+constexpr std::size_t kOpenFiles = 256;
 /// How often an object is looked for again that was being moved.
 constexpr int kLooks = 4;
 
@@ -78,11 +78,26 @@ class DirectoryObjects final : public ObjectStore {
     });
   }
 
-  void expect(std::string_view name, ByteOffset at, ByteCount count) override {
-    if (!check_name(name) || !joined_.load()) return;
-    const auto place = joined_.find(name);
-    const auto file = open_once(place ? joined_format::file_name(place->file) : std::string(name));
-    if (file) (*file)->expect(ByteOffset{(place ? place->offset : 0) + at.value()}, count);
+  void read_together(std::span<PartRead> parts) override {
+    struct Place {
+      std::shared_ptr<const os::File> file;  ///< null: not found, or not to be had whole
+      ByteOffset at;
+    };
+    std::vector<Place> places(parts.size());
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      const PartRead& part = parts[i];
+      if (!check_name(part.name) || !joined_.load()) continue;
+      const auto place = joined_.find(part.name);
+      if (place && (part.at.value() > place->length || part.out.size() > place->length - part.at.value())) continue;
+      auto file = open_once(place ? joined_format::file_name(place->file) : part.name);
+      if (!file) continue;
+      places[i] = {std::move(*file), ByteOffset{(place ? place->offset : 0) + part.at.value()}};
+      places[i].file->expect(places[i].at, ByteCount{part.out.size()});
+    }
+    for (std::size_t i = 0; i < parts.size(); ++i) {
+      PartRead& part = parts[i];
+      part.got = places[i].file ? places[i].file->read(places[i].at, part.out) : read(part.name, part.at, part.out);
+    }
   }
 
   Result<ByteCount> size(std::string_view name) override {

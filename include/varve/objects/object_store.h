@@ -19,6 +19,14 @@ namespace varve::objects {
 
 enum class PutOutcome { created, exists };
 
+/// A part of an object to read.
+struct PartRead {
+  std::string name;
+  ByteOffset at;
+  std::span<std::byte> out;
+  Result<std::size_t> got = 0;  ///< as ObjectStore::read() has it
+};
+
 /// What to put together, and how.
 struct JoinOptions {
   std::string folder;                 ///< of objects in folders directly below this one
@@ -46,11 +54,9 @@ class ObjectStore {
   [[nodiscard]] virtual Result<PutOutcome> put_if_absent(std::string_view name, std::span<const std::byte> bytes) = 0;
   /// Fills `out` from `at`; returns fewer bytes only at the end of the object. ENOENT when absent.
   [[nodiscard]] virtual Result<std::size_t> read(std::string_view name, ByteOffset at, std::span<std::byte> out) = 0;
-  /// That will be read soon: a hint, with which several reads wait for the medium together. Returns at once.
-  virtual void expect(std::string_view name, ByteOffset at, ByteCount count) {
-    static_cast<void>(name);
-    static_cast<void>(at);
-    static_cast<void>(count);
+  /// The same for several at once, which need not wait for the medium one after the other.
+  virtual void read_together(std::span<PartRead> parts) {
+    for (PartRead& part : parts) part.got = read(part.name, part.at, part.out);
   }
   [[nodiscard]] virtual Result<ByteCount> size(std::string_view name) = 0;
   /// Names of the objects directly in a folder (the last part only), in no order; none when the folder is absent.
@@ -82,7 +88,7 @@ class ObjectStore {
 
 /// Objects as files below the root of `storage`, which must outlive the result. Names whose last part begins with
 /// `.tmp-` are refused (EINVAL): temporaries are named so, are never listed, and lie in the name's topmost folder,
-/// so that few places need to be looked at for those a crash left behind. Keeps up to 64 files open for reading. The folder
+/// so that few places need to be looked at for those a crash left behind. Keeps up to 256 files open for reading. The folder
 /// `joined` is its own: for files of several objects (varve-store(5)).
 [[nodiscard]] std::unique_ptr<ObjectStore> make_directory_objects(os::Storage& storage);
 
