@@ -1,4 +1,6 @@
 // What the deltas of a pack with a damaged table may stand on, for repair.
+//
+// Memory: a place or two for each support of the table, and the bytes of one base at a time.
 #pragma once
 
 #include <functional>
@@ -16,10 +18,15 @@ namespace varve::chunks {
 /// are right, or its digest is, which another table has.
 class LostSupports {
  public:
-  LostSupports(ChunkStore::Implementation& store, const format::RawTable& table);
+  /// `fits`: whether the payload of an entry is where and what it says. Asked only when the entries say more or fewer
+  /// supports than there are: then one that does not fit is the one that is wrong.
+  LostSupports(ChunkStore::Implementation& store, const format::RawTable& table,
+               const std::function<bool(std::uint32_t ordinal)>& fits);
 
-  /// What the entry stands on, going by the table; nothing when that cannot be.
-  [[nodiscard]] std::optional<std::vector<Ref>> stated(std::uint32_t ordinal) const;
+  /// On how many records the entry stands, going by the whole table.
+  [[nodiscard]] std::size_t count(std::uint32_t ordinal) const { return counts_[ordinal]; }
+  /// What the entry stands on, if it is that many; nothing when the table has no such supports.
+  [[nodiscard]] std::optional<std::vector<Ref>> stated(std::uint32_t ordinal, std::size_t count) const;
 
   /// Calls `accept` with what the delta may stand on, base first, and the base's bytes, until it returns true: nothing is
   /// sure but that these bytes are that record's.
@@ -31,24 +38,30 @@ class LostSupports {
     Ref ref;
     BytesPointer bytes;  ///< null: not to be had
   };
+  void correct_one(const std::function<bool(std::uint32_t ordinal)>& fits);
+  [[nodiscard]] std::optional<std::vector<Ref>> refs_from(std::ptrdiff_t first, std::size_t count) const;
   [[nodiscard]] bool offer_those(std::size_t first, std::size_t count, RecordKind content, const Accept& accept);
-  const Known& find_base(std::size_t number, RecordKind content);
-  [[nodiscard]] MaybeRef find_lender(std::size_t number);
+  [[nodiscard]] Known find_base(std::size_t number, RecordKind content);
+  [[nodiscard]] Known find_base_anew(const Ref& ref, RecordKind content);
+  [[nodiscard]] std::vector<Ref> find_lender(std::size_t number);
   [[nodiscard]] Known load(const Ref& ref, RecordKind content);
   [[nodiscard]] MaybeRef by_place(const Ref& ref);
   struct Places {
     MaybeRef no_delta;
-    MaybeRef delta;
+    std::vector<Ref> deltas;  ///< a few: each has other blocks of its own
   };
-  [[nodiscard]] Places by_digest(const Digest& digest);
+  [[nodiscard]] const Places& by_digest(const Digest& digest);
   void read_all_tables();
 
   ChunkStore::Implementation& store_;
   const format::RawTable& table_;
-  std::vector<std::size_t> first_;  ///< support of each ordinal, going by the entries
-  std::ptrdiff_t more_ = 0;         ///< supports there are than the entries say
-  std::unordered_map<std::size_t, Known> chunks_;
-  std::unordered_map<std::size_t, Known> nodes_;
+  std::vector<std::size_t> counts_;  ///< of supports, by ordinal
+  std::vector<std::size_t> first_;   ///< support of each ordinal, going by the counts
+  std::ptrdiff_t more_ = 0;          ///< supports there are than the counts say
+  std::unordered_map<std::size_t, MaybeRef> chunks_;  ///< where the bases are; nothing: not to be had
+  std::unordered_map<std::size_t, MaybeRef> nodes_;
+  Known last_;  ///< base that was loaded
+  RecordKind last_content_ = RecordKind::full;
   std::unordered_map<Digest, Places> places_;  ///< of the digests of the supports
   bool tables_read_ = false;
 };

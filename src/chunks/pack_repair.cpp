@@ -6,6 +6,10 @@
 // stay where they are, whatever the table says of them, and entries that nobody asked for are mended as far as they prove
 // themselves; the next round asks for more.
 //
+// A chunk's delta that is only there to lend its blocks is another matter: what it stands on may be gone, and then no
+// digest proves it. It is taken where its blocks decode to as many bytes as it says that it has. Whatever takes them is
+// verified by its own digest.
+//
 // Nobody can tell what a pack without a table kept alive, so nothing can be collected beside one. When no round finds
 // anything more it is settled: it gets a table in which what is lost is gone.
 #include "varve/chunks/pack_repair.h"
@@ -74,7 +78,8 @@ class Rewrite {
     for (std::uint32_t ordinal = 0; ordinal < count; ++ordinal) VARVE_TRY(keep(ordinal));
     // A table that says nothing, or a pack that is missing, is no better for being written with the same holes. (What
     // was lost and is good in a sound pack: somebody else's repair came first.)
-    const bool mended = !sound_ && !table_.entries.empty() && (lost_.empty() || !result_.from_pack.empty());
+    const bool mended = !sound_ && !table_.entries.empty() &&
+                        (lost_.empty() || !result_.from_pack.empty() || unproven_delta_);
     const bool settled = !sound_ && settle_;
     if (mended || settled || misplaced_ || !result_.elsewhere.empty()) VARVE_TRY(write());
     return std::move(result_);
@@ -93,7 +98,20 @@ class Rewrite {
                                      std::span<const Ref> supports, const Bytes& base);
   [[nodiscard]] std::optional<Kept> delta_at(const LostRecord& record, std::uint64_t offset, std::uint64_t stored,
                                              Codec codec);
+  /// Where a payload may be.
+  struct Place {
+    std::uint64_t offset = 0;
+    std::uint64_t stored = 0;
+    friend bool operator==(const Place&, const Place&) = default;
+  };
+  [[nodiscard]] std::vector<Place> possible_places(std::uint32_t ordinal) const;
+  [[nodiscard]] bool has_own_blocks(Place place, Codec codec, std::size_t lenders) const;
+  [[nodiscard]] bool fits(std::uint32_t ordinal) const;
+  [[nodiscard]] std::optional<Kept> find_lender(std::uint32_t ordinal, const Digest& digest) const;
+  [[nodiscard]] std::optional<Kept> lender_at(std::uint32_t ordinal, const Digest& digest, Place place,
+                                              std::size_t lenders) const;
   [[nodiscard]] std::optional<Kept> mend_entry(std::uint32_t ordinal);
+  void take_from_pack(const LostRecord& record, const std::optional<Kept>& there);
   [[nodiscard]] Result<bool> take_from_elsewhere(std::uint32_t ordinal, const LostRecord& record);
   [[nodiscard]] std::optional<Kept> as_it_is(std::uint32_t ordinal) const;
   Status write();
@@ -109,6 +127,7 @@ class Rewrite {
   format::RawTable table_;
   std::optional<LostSupports> supports_;
   bool sound_ = false;      ///< header, table and trailer are whole
+  bool unproven_delta_ = false;  ///< one that is lost stays as it seems to be: what proves it may come back
   bool misplaced_ = false;  ///< a record was found elsewhere in the pack than its table says, whatever its checksum
   std::uint64_t payloads_end_ = 0;
   std::vector<std::optional<Kept>> kept_;
@@ -137,7 +156,7 @@ Status Rewrite::read() {
     VARVE_TRY_ASSIGN(const Bytes newer, read_as_it_is(store_.objects, format::pack_name(pack_, generation)));
     table_ = format::get_raw_table(newer);
   }
-  supports_.emplace(store_, table_);
+  supports_.emplace(store_, table_, [this](std::uint32_t ordinal) { return fits(ordinal); });
   sound_ = generation == generations_.back() && store_.packs.read_table_now(pack_).has_value();
   return {};
 }
@@ -207,20 +226,96 @@ std::optional<Kept> Rewrite::try_payload(const LostRecord& record, std::uint64_t
   return delta_at(record, offset, stored, codec);
 }
 
-/// By its entry, or between its neighbours.
-std::optional<Kept> Rewrite::find_in_pack(std::uint32_t ordinal, const LostRecord& record) {
-  if (ordinal >= table_.entries.size()) return std::nullopt;
+/// By its entry, or between its neighbours, past those that are gone.
+std::vector<Rewrite::Place> Rewrite::possible_places(std::uint32_t ordinal) const {
   const format::RawEntry& raw = table_.entries[ordinal];
   std::uint64_t before = format::kHeaderSize;
-  if (ordinal > 0 && kept_[ordinal - 1]) {
-    before = std::uint64_t{kept_[ordinal - 1]->entry.offset} + kept_[ordinal - 1]->entry.stored;
+  for (std::size_t i = ordinal; i > 0 && before == format::kHeaderSize; --i) {
+    const auto& kept = kept_[i - 1];
+    if (kept && kept->entry.offset != 0) before = std::uint64_t{kept->entry.offset} + kept->entry.stored;
   }
-  const std::uint64_t behind = ordinal + 1 < table_.entries.size() ? table_.entries[ordinal + 1].offset : payloads_end_;
-  for (const std::uint64_t offset : {raw.offset, before}) {
-    for (const std::uint64_t stored : {std::uint64_t{raw.stored}, behind - offset}) {
-      for (const Codec codec : {Codec::zstd, Codec::raw}) {
-        if (auto found = try_payload(record, offset, stored, codec)) return found;
-      }
+  std::uint64_t behind = payloads_end_;
+  for (std::size_t i = ordinal + 1; i < table_.entries.size() && behind == payloads_end_; ++i) {
+    if (table_.entries[i].offset >= format::kHeaderSize) behind = table_.entries[i].offset;
+  }
+  std::vector<Place> places;
+  for (const Place& place : {Place{raw.offset, raw.stored}, Place{raw.offset, behind - raw.offset},
+                             Place{before, raw.stored}, Place{before, behind - before},
+                             Place{behind - raw.stored, raw.stored}}) {
+    const bool possible = !payload_at(place.offset, place.stored).empty();
+    if (possible && std::ranges::find(places, place) == places.end()) places.push_back(place);
+  }
+  return places;
+}
+
+std::optional<Kept> Rewrite::find_in_pack(std::uint32_t ordinal, const LostRecord& record) {
+  if (ordinal >= table_.entries.size()) return std::nullopt;
+  for (const Place& place : possible_places(ordinal)) {
+    for (const Codec codec : {Codec::zstd, Codec::raw}) {
+      if (auto found = try_payload(record, place.offset, place.stored, codec)) return found;
+    }
+  }
+  return std::nullopt;
+}
+
+/// Whether a chunk's delta with so many lenders is there, whatever it makes of them.
+bool Rewrite::has_own_blocks(Place place, Codec codec, std::size_t lenders) const {
+  const auto payload = payload_at(place.offset, place.stored);
+  const std::size_t chunk_bytes = store_.geometry.chunk_bytes();
+  if (payload.empty() || payload.size() >= chunk_bytes) return false;
+  const auto delta = ChunkDelta::parse(payload, chunk_bytes, lenders);
+  Bytes plain(delta ? chunk_bytes : 0);
+  return delta && delta->copy_own_blocks(codec, delta->own, plain);
+}
+
+/// Whether one field at most is not zero, as they all are where a record is gone.
+bool seems_gone(const format::RawEntry& raw) {
+  const bool digest = raw.digest != Digest{};
+  return int{digest} + int{raw.offset != 0} + int{raw.stored != 0} + int{raw.plain != 0} + int{raw.kind != 0} <= 1;
+}
+
+/// Whether the payload is where and what the entry says, apart from its digest.
+bool Rewrite::fits(std::uint32_t ordinal) const {
+  const format::RawEntry& raw = table_.entries[ordinal];
+  if (raw.kind == 0) return seems_gone(raw);
+  if (raw.codec > static_cast<std::uint8_t>(Codec::zstd)) return false;
+  const auto codec = static_cast<Codec>(raw.codec);
+  switch (const auto kind = static_cast<RecordKind>(raw.kind)) {
+    case RecordKind::full:
+    case RecordKind::node:
+      return decode_at(kind, raw.offset, raw.stored, codec).has_value();
+    case RecordKind::delta:
+      return raw.lenders <= format::kMostLenders && has_own_blocks({raw.offset, raw.stored}, codec, raw.lenders);
+    case RecordKind::node_delta:
+      return raw.lenders == 0 && !payload_at(raw.offset, raw.stored).empty();
+  }
+  return false;
+}
+
+std::optional<Kept> Rewrite::lender_at(std::uint32_t ordinal, const Digest& digest, Place place,
+                                       std::size_t lenders) const {
+  for (const Codec codec : {Codec::zstd, Codec::raw}) {
+    if (!has_own_blocks(place, codec, lenders)) continue;
+    auto supports = supports_->stated(ordinal, 1 + lenders);
+    if (!supports) return std::nullopt;
+    return Kept{{digest, static_cast<std::uint32_t>(place.offset), static_cast<std::uint32_t>(place.stored),
+                 static_cast<std::uint32_t>(store_.geometry.chunk_bytes()), RecordKind::delta, codec,
+                 static_cast<std::uint8_t>(lenders)},
+                payload_at(place.offset, place.stored), std::move(*supports)};
+  }
+  return std::nullopt;
+}
+
+/// A chunk's delta whose own blocks are all there, which is all that is wanted of one that only lends.
+std::optional<Kept> Rewrite::find_lender(std::uint32_t ordinal, const Digest& digest) const {
+  if (ordinal >= table_.entries.size() || seems_gone(table_.entries[ordinal])) return std::nullopt;
+  std::vector<std::size_t> counts{supports_->count(ordinal)};
+  for (std::size_t count = 1; count <= format::kMostSupports; ++count) counts.push_back(count);
+  const auto places = possible_places(ordinal);
+  for (const std::size_t count : counts) {
+    if (count == 0) continue;
+    for (const Place& place : places) {
+      if (auto found = lender_at(ordinal, digest, place, count - 1)) return found;
     }
   }
   return std::nullopt;
@@ -245,8 +340,9 @@ std::optional<Kept> Rewrite::as_it_is(std::uint32_t ordinal) const {
                      raw.codec <= static_cast<std::uint8_t>(Codec::zstd);
   const auto payload = payload_at(raw.offset, raw.stored);
   if (!known || payload.empty()) return std::nullopt;
-  auto supports = supports_->stated(ordinal);
-  if (!supports) return std::nullopt;
+  const bool delta = static_cast<RecordKind>(raw.kind) == RecordKind::delta;
+  auto supports = supports_->stated(ordinal, delta ? supports_->count(ordinal) : raw.supports());
+  if (!supports || (delta && supports->empty())) return std::nullopt;
   const auto lenders = static_cast<std::uint8_t>(supports->empty() ? 0 : supports->size() - 1);
   const Kept kept{{raw.digest, static_cast<std::uint32_t>(raw.offset), raw.stored, raw.plain,
                    static_cast<RecordKind>(raw.kind), static_cast<Codec>(raw.codec), lenders},
@@ -258,6 +354,7 @@ std::optional<Kept> Rewrite::as_it_is(std::uint32_t ordinal) const {
 /// is not. (If not, a ref that names it finds another digest there, and nothing.)
 std::optional<Kept> Rewrite::mend_entry(std::uint32_t ordinal) {
   const format::RawEntry& raw = table_.entries[ordinal];
+  if (seems_gone(raw)) return std::nullopt;
   for (const RecordKind content : {RecordKind::full, RecordKind::node}) {
     if (auto found = find_in_pack(ordinal, {{pack_, ordinal, raw.digest}, content})) return found;
   }
@@ -265,7 +362,15 @@ std::optional<Kept> Rewrite::mend_entry(std::uint32_t ordinal) {
   if (there && !is_delta(*there->entry.kind)) {
     if (auto found = decode_at(*there->entry.kind, raw.offset, raw.stored, there->entry.codec)) return found;
   }
-  return there;
+  auto lender = find_lender(ordinal, raw.digest);
+  return lender ? lender : there;
+}
+
+/// It was found there; `there`: what the table said.
+void Rewrite::take_from_pack(const LostRecord& record, const std::optional<Kept>& there) {
+  const Kept& kept = *kept_[record.ref.ordinal];
+  misplaced_ = misplaced_ || !there || !same_entry(there->entry, kept.entry) || there->supports != kept.supports;
+  result_.from_pack.push_back(record);
 }
 
 Status Rewrite::keep(std::uint32_t ordinal) {
@@ -277,10 +382,13 @@ Status Rewrite::keep(std::uint32_t ordinal) {
   }
   const LostRecord& record = lost->second;
   kept_[ordinal] = find_in_pack(ordinal, record);
+  std::optional<Kept> lender;
+  if (!kept_[ordinal] && record.kind == RecordKind::full && (record.only_lends || !sound_)) {
+    lender = find_lender(ordinal, record.ref.digest);
+  }
+  if (record.only_lends && lender) kept_[ordinal] = lender;
   if (kept_[ordinal]) {
-    misplaced_ = misplaced_ || !there || !same_entry(there->entry, kept_[ordinal]->entry) ||
-                 there->supports != kept_[ordinal]->supports;
-    result_.from_pack.push_back(record);
+    take_from_pack(record, there);
     return {};
   }
   VARVE_TRY_ASSIGN(const bool found, take_from_elsewhere(ordinal, record));
@@ -288,8 +396,9 @@ Status Rewrite::keep(std::uint32_t ordinal) {
     result_.elsewhere.push_back(record);
     return {};
   }
-  // Its bytes may be good for something one day.
-  kept_[ordinal] = there;
+  // Its bytes may be good for something one day: a delta's, when what it stands on is back.
+  kept_[ordinal] = lender ? lender : there;
+  unproven_delta_ = unproven_delta_ || (kept_[ordinal] && is_delta(*kept_[ordinal]->entry.kind));
   result_.still_lost.push_back(record);
   return {};
 }
@@ -342,6 +451,7 @@ Status Rewrite::verify(const std::string& name) {
   if (format::pack_name(pack_, table->generation) != name) return fail_damaged(name + " is not the newest");
   for (const auto* records : {&result_.from_pack, &result_.elsewhere}) {
     for (const LostRecord& record : *records) {
+      if (record.only_lends && store_.packs.has(record.ref, record.kind)) continue;
       VARVE_TRY(store_.read(record.ref, record.kind));
     }
   }

@@ -17,6 +17,9 @@ namespace varve::chunks {
 struct LostRecord {
   Ref ref;
   RecordKind kind = RecordKind::full;  ///< what it holds: full or node
+  /// Of a chunk's delta, nothing but its own blocks is wanted: what it stands on may be gone, and then nobody can tell
+  /// its digest.
+  bool only_lends = false;
 };
 
 /// Plain bytes with the record's digest that somebody still has; null when nobody does. Called without locks.
@@ -24,7 +27,8 @@ using FindElsewhere = std::function<BytesPointer(const LostRecord&)>;
 
 struct RepairedPack {
   bool written = false;                ///< there is a new generation
-  std::vector<LostRecord> from_pack;   ///< readable again by what the pack itself has (its table was damaged)
+  /// Readable again by what the pack itself has (its table was damaged); one that only lends: at least its own blocks.
+  std::vector<LostRecord> from_pack;
   std::vector<LostRecord> elsewhere;   ///< readable again by what was found elsewhere
   std::vector<LostRecord> still_lost;
 };
@@ -34,7 +38,8 @@ struct RepairedPack {
 enum class Settle { no, yes };
 
 /// `lost`: all lost records of this pack that are wanted; none, when only its header is damaged. The pack may be
-/// missing. Nothing is written when nothing would be better than before. One repair at a time; any thread.
+/// missing. Nothing is written when nothing would be better than before; a table again is better, also of deltas that
+/// nothing proves as yet. One repair at a time; any thread.
 /// EAGAIN: the pack is being collected. EIO where the new generation does not read back: it is removed again.
 [[nodiscard]] Result<RepairedPack> repair_pack(ChunkStore& store, PackId pack, std::span<const LostRecord> lost,
                                                const FindElsewhere& find_elsewhere, Settle settle = Settle::no);
