@@ -117,7 +117,7 @@ Result<Reason> Checker::verify(const Ref& ref, RecordKind kind) {
   if (stop_ && stop_()) return fail(ECANCELED, ErrorKind::refused, "the check was stopped");
   VARVE_TRY_ASSIGN(const Reason reason, verify_now(ref, kind));
   read.insert(ref);
-  if (reason) lost_.emplace(ref, Lost{kind, reason});
+  if (reason) lost_.insert_or_assign(ref, Lost{kind, reason});
   ++checked_.records;
   if (progress_ && checked_.records % kProgressEvery == 0) {
     progress_(checked_.records, seen_chunks_.size() + seen_nodes_.size());
@@ -136,8 +136,7 @@ Result<Reason> Checker::verify_now(const Ref& ref, RecordKind kind) {
 }
 
 /// A delta is as well as its base, which is verified by itself: its bytes may have been at hand, and repair asks for what
-/// is lost. So it does for a record that lends it blocks and is not there; if that is only there for this delta, it is
-/// verified by the delta's digest and not by its own.
+/// is lost, of all of them: it would need a round for each otherwise.
 Result<Reason> Checker::verify_supports(const Ref& ref, RecordKind kind) {
   const auto supports = chunks_.supports_of(ref);
   if (!supports) {
@@ -145,14 +144,10 @@ Result<Reason> Checker::verify_supports(const Ref& ref, RecordKind kind) {
     return std::make_shared<const std::string>(supports.error().message);
   }
   if (supports->empty()) return Reason{};
+  Reason first;
   for (const Ref& lender : std::span(*supports).subspan(1)) {
-    refresh_table(lender.pack);
-    const auto record = chunks_.record(lender);
-    if (record && record->digest == lender.digest) continue;
-    if (!record && !bytes_are_lost(record.error())) return tl::unexpected(record.error());
-    Reason gone = std::make_shared<const std::string>(chunks::to_text(lender) + " is not in its pack");
-    lost_.emplace(lender, Lost{kind, gone});
-    return gone;
+    VARVE_TRY_ASSIGN(const Reason gone, verify_lender(lender, kind));
+    if (!first) first = gone;
   }
   // As only a forger has it. Followed, a circle of them would have no end.
   const Ref& base = supports->front();
@@ -161,7 +156,19 @@ Result<Reason> Checker::verify_supports(const Ref& ref, RecordKind kind) {
     return std::make_shared<const std::string>(chunks::to_text(ref) + ": a delta stands on a delta");
   }
   (kind == RecordKind::node ? seen_nodes_ : seen_chunks_).insert(base);
-  return verify(base, kind);
+  VARVE_TRY_ASSIGN(const Reason base_lost, verify(base, kind));
+  return first ? first : base_lost;
+}
+
+/// That it is there: if it is only there to lend, it is verified by the digest of who takes, and not by its own.
+Result<Reason> Checker::verify_lender(const Ref& lender, RecordKind kind) {
+  refresh_table(lender.pack);
+  const auto record = chunks_.record(lender);
+  if (record && record->digest == lender.digest) return Reason{};
+  if (!record && !bytes_are_lost(record.error())) return tl::unexpected(record.error());
+  Reason gone = std::make_shared<const std::string>(chunks::to_text(lender) + " is not in its pack");
+  lost_.emplace(lender, Lost{kind, gone, true});
+  return gone;
 }
 
 /// verify_record() goes by a table that may be in the cache: once a pack it is read from disk again, which drops one

@@ -56,6 +56,7 @@ struct Range {
 struct Lost {
   RecordKind kind = RecordKind::full;
   Reason reason;
+  bool only_lends = false;  ///< nobody wants more of it than its own blocks
 };
 using LostRecords = std::unordered_map<Ref, Lost>;
 
@@ -82,6 +83,7 @@ class Checker {
   Result<Reason> verify(const Ref& ref, RecordKind kind);
   Result<Reason> verify_now(const Ref& ref, RecordKind kind);
   Result<Reason> verify_supports(const Ref& ref, RecordKind kind);
+  Result<Reason> verify_lender(const Ref& lender, RecordKind kind);
   void refresh_table(PackId pack);
   void discovered(const Ref& ref, int level);
 

@@ -6,7 +6,9 @@
 //     repair     pack by pack (chunks/pack_repair.h)  each lost record: from the pack itself, the cache, another record,
 //                                                     the live side
 //
-// until a round repairs nothing; then packs without a table are settled. Everything found is verified against the digest before it is written and after.
+// until a round repairs nothing; then packs without a table are settled. Everything found is verified against the digest
+// before it is written and after, but for deltas that are only there to lend their blocks: what else they were made of
+// may be gone. The next round verifies them with what takes the blocks.
 #include "varve/snapshot/repair.h"
 
 #include <fmt/format.h>
@@ -178,7 +180,7 @@ Status Repair::survey(Checker& checker) {
   packs_.clear();
   reasons_.clear();
   for (const auto& [ref, lost] : checker.lost()) {
-    packs_[ref.pack].push_back({ref, lost.kind});
+    packs_[ref.pack].push_back({ref, lost.kind, lost.only_lends});
     reasons_[ref] = *lost.reason;
   }
   VARVE_TRY_ASSIGN(const auto packs, chunks_.list_packs());
@@ -202,8 +204,10 @@ Status Repair::find_duplicates(const LostRecords& lost) {
       const auto found = wanted.find(info.digest);
       const Ref ref{pack, info.ordinal, info.digest};
       if (found == wanted.end() || found->second != chunks::content_of(info.kind) || lost.contains(ref)) continue;
+      // Deltas last: one that is only there to lend cannot be read, and there may be many of those.
       auto& places = duplicates_[info.digest];
-      if (places.size() < kMostDuplicates) places.push_back(ref);
+      places.insert(chunks::is_delta(info.kind) ? places.end() : places.begin(), ref);
+      if (places.size() > kMostDuplicates) places.pop_back();
     }
   }
   return {};
@@ -229,7 +233,8 @@ Result<bool> Repair::repair_one(PackId pack) {
   ++result_.packs;
   result_.records += repaired->from_pack.size() + repaired->elsewhere.size();
   if (repaired->from_pack.empty() && repaired->elsewhere.empty()) {
-    say(result_.repaired, fmt::format("pack {:016x}: written anew, nothing of it was lost", pack.value()));
+    const char* what = repaired->still_lost.empty() ? "nothing of it was lost" : "it has a table again";
+    say(result_.repaired, fmt::format("pack {:016x}: written anew, {}", pack.value(), what));
   }
   for (const LostRecord& record : repaired->from_pack) {
     say(result_.repaired, chunks::to_text(record.ref) + ": found in the pack itself, whose table was damaged");

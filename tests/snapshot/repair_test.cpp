@@ -3,11 +3,14 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "snapshot/world.h"
 
 namespace varve::snapshot::test {
 namespace {
 
+using chunks::RecordKind;
 using chunks::Ref;
 
 constexpr ByteCount kSize{16 * kGeometry.chunk_bytes()};
@@ -124,6 +127,126 @@ TEST(RepairTargets, WhatWasReadWhileItWasGoodIsStillInMemory) {
   EXPECT_GT(repaired.records, 0u);
   world.reopen();
   world.expect_content(root, {{0, 1}, {3, 2}}, 16);
+}
+
+constexpr Geometry kManyBlocks{ByteCount{64 * kKiB}};
+constexpr ByteCount kManyBlocksSize{16 * kManyBlocks.chunk_bytes()};
+
+/// One chunk through several states, each a delta that stores what changed, in a pack of its own.
+class Chain {
+ public:
+  explicit Chain(World& world) : world_(world), hold_(world.registry), state_(content(1, kManyBlocks)) {
+    put_full(state_);
+  }
+  void write_block(std::size_t block, std::uint64_t number) {
+    const Bytes bytes = content(number, kManyBlocks);
+    std::copy_n(bytes.begin(), kBlockSize, state_.begin() + static_cast<std::ptrdiff_t>(block * kBlockSize));
+    chunks::RecordWriter writer(*world_.store, hold_);
+    auto delta = chunks::encode_chunk_delta(world_.store->load_delta_parent(refs.back()).value(), state_, {}).value();
+    ASSERT_TRUE(delta);
+    refs.push_back(writer.append_delta(world_.store->digest(state_), std::move(*delta)).value());
+    states.push_back(state_);
+    ASSERT_TRUE(writer.finish());
+  }
+  /// Whether or not there are such records.
+  void put_full(const Bytes& bytes) {
+    chunks::RecordWriter writer(*world_.store, hold_);
+    const auto ref = writer.append(RecordKind::full, world_.store->digest(bytes), bytes.size(),
+                                   chunks::encode_payload(bytes, {}).value());
+    refs.push_back(ref.value());
+    states.push_back(bytes);
+    ASSERT_TRUE(writer.finish());
+  }
+  /// A map that has this chunk alone.
+  MaybeRef map_of(const Ref& ref) {
+    chunks::RecordWriter writer(*world_.store, hold_);
+    chunks::MapBuilder builder(*world_.store, writer, {});
+    EXPECT_TRUE(builder.set(ChunkIndex{0}, ref));
+    const MaybeRef root = builder.finish().value();
+    EXPECT_TRUE(writer.finish());
+    return root;
+  }
+  [[nodiscard]] std::string file_of(const Ref& ref) const {
+    const std::string id = chunks::to_text(ref).substr(5, 16);
+    for (const auto& file : world_.pack_files()) {
+      if (file.find(id) != std::string::npos) return file;
+    }
+    ADD_FAILURE() << "no pack " << id;
+    return {};
+  }
+  void remove_pack(const Ref& ref) { ASSERT_TRUE(world_.storage.remove(file_of(ref))); }
+
+  std::vector<Ref> refs;
+  std::vector<Bytes> states;
+
+ private:
+  World& world_;
+  chunks::RootRegistry::Hold hold_;
+  Bytes state_;
+};
+
+TEST(RepairTargets, ALenderWhosePackHasATableAgainIsNotCalledLost) {
+  World world(kManyBlocks);
+  Chain chain(world);
+  chain.write_block(1, 2);
+  chain.write_block(2, 3);
+  chain.write_block(1, 4);
+  const MaybeRef root = chain.map_of(chain.refs[3]);
+  ASSERT_EQ(world.store->supports_of(chain.refs[3]).value(), (std::vector<Ref>{chain.refs[0], chain.refs[2]}));
+  chain.remove_pack(chain.refs[1]);
+  const std::string file = chain.file_of(chain.refs[2]);
+  world.flip_byte(file, world.storage.status(file)->size.value() - 20);
+  world.reopen();
+  const Repaired repaired = repair(world, {{"a", root, kManyBlocksSize}});
+  EXPECT_EQ(repaired.lost, 0u);
+  EXPECT_TRUE(repaired.failed.empty()) << repaired.failed.front();
+  EXPECT_EQ(repaired.packs, 1u);
+  world.reopen();
+  EXPECT_EQ(*world.store->load_chunk(chain.refs[3]).value(), chain.states[3]);
+  EXPECT_EQ(repair(world, {{"a", root, kManyBlocksSize}}).packs, 0u);
+}
+
+TEST(RepairTargets, AllThatADeltaStandsOnIsAskedForAtOnce) {
+  World world(kManyBlocks);
+  Chain chain(world);
+  for (std::size_t i = 0; i < 8; ++i) chain.write_block(i, 2 + i);
+  const Ref last = chain.refs.back();
+  ASSERT_EQ(world.store->supports_of(last)->size(), 8u);
+  const MaybeRef root = chain.map_of(last);
+  // In memory, and nowhere else.
+  for (std::size_t i = 0; i < 8; ++i) ASSERT_TRUE(world.store->load_chunk(chain.refs[i]));
+  for (std::size_t i = 0; i < 8; ++i) chain.remove_pack(chain.refs[i]);
+  const Repaired repaired = repair(world, {{"a", root, kManyBlocksSize}});
+  EXPECT_EQ(repaired.lost, 0u);
+  EXPECT_TRUE(repaired.failed.empty()) << repaired.failed.front();
+  EXPECT_EQ(repaired.records, 8u);
+  world.reopen();
+  EXPECT_EQ(*world.store->load_chunk(last).value(), chain.states[8]);
+}
+
+TEST(RepairTargets, RecordsThatOnlyLendDoNotHideOneThatCanBeRead) {
+  chunks::ChunkStoreOptions options;
+  options.new_pack_id = [id = std::uint64_t{0x1000}]() mutable { return PackId{id += 0x100}; };
+  World world(kManyBlocks, options);
+  Chain chain(world);
+  chunks::RootRegistry::Hold hold(world.registry);
+  const auto parent = world.store->load_delta_parent(chain.refs[0]).value();
+  Bytes bytes = chain.states[0];
+  bytes[5] ^= std::byte{1};
+  for (int i = 0; i < 12; ++i) {
+    chunks::RecordWriter writer(*world.store, hold);
+    auto delta = chunks::encode_chunk_delta(parent, bytes, {}).value();
+    ASSERT_TRUE(delta && writer.append_delta(world.store->digest(bytes), std::move(*delta)) && writer.finish());
+  }
+  chain.put_full(bytes);
+  chain.put_full(bytes);
+  const MaybeRef root = chain.map_of(chain.refs[1]);
+  world.flip_byte(chain.file_of(chain.refs[1]), world.payload_offset(chain.file_of(chain.refs[1]), 0) + 3);
+  chain.remove_pack(chain.refs[0]);
+  world.reopen();
+  const Repaired repaired = repair(world, {{"a", root, kManyBlocksSize}});
+  EXPECT_EQ(repaired.records, 1u);
+  EXPECT_EQ(repaired.lost, 0u);
 }
 
 }  // namespace
