@@ -142,6 +142,7 @@ class Builder {
     ASSERT_OK(store_->remove_disk(entry(disk)->id()));
     live_.erase(disk);
   }
+  void collect() { ASSERT_OK(store_->collect([] { return false; })); }
   void settle(const std::string& disk) { ASSERT_OK(store_->step_upkeep(entry(disk)->id())); }
   std::shared_ptr<Disk> entry(const std::string& disk) { return store_->find_disk(disk).value(); }
 
