@@ -11,15 +11,13 @@
 namespace varve::chunks {
 namespace {
 
-constexpr std::size_t kTableShare = 4;            ///< a quarter of the node cache
+constexpr std::size_t kTableShare = 2;            ///< half of the node cache
 constexpr std::size_t kCacheEntryOverhead = 256;  ///< list, hash table, control block, key twice
 
 /// Of a record that is not gone.
 RecordInfo describe(const PackTable& table, std::uint32_t ordinal) {
   const format::Entry& entry = table.entries[ordinal];
-  RecordInfo info{ordinal, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest, {}};
-  for (const format::Support& support : table.supports_of(ordinal)) info.supports.push_back(support.ref);
-  return info;
+  return {ordinal, *entry.kind, entry.codec, entry.stored, entry.plain, entry.digest, table.supports_of(ordinal)};
 }
 
 std::size_t cost_of(const Bytes& bytes) {
@@ -108,7 +106,9 @@ Result<DeltaParent> ChunkStore::load_delta_parent(const Ref& ref) {
   // Of a delta the chunk alone is no use.
   const auto supports = supports_of(ref);
   if (parent.bytes == nullptr || !supports || !supports->empty()) {
-    VARVE_TRY_ASSIGN(parent.bytes, implementation_->read(ref, RecordKind::full, &parent));
+    auto bytes = implementation_->read(ref, RecordKind::full, &parent);
+    if (!bytes) return tl::unexpected(std::move(bytes).error());
+    parent.bytes = std::move(*bytes);
   }
   if (parent.base_bytes == nullptr) parent.base_bytes = parent.bytes;
   return parent;

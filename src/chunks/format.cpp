@@ -39,6 +39,10 @@ void put_entry(ByteWriter& out, const Entry& entry) {
   put_zeros(out, 5);
 }
 
+std::size_t most_supports(std::size_t entries) {
+  return std::min(entries * kMostSupports, kMostSupportsOfAll);
+}
+
 /// Whether the payload lies before the table and its lengths are possible for its kind.
 bool plausible(const Entry& entry, std::uint64_t offset, std::uint64_t table_offset) {
   if (offset < kHeaderSize || offset > table_offset || entry.stored > table_offset - offset) return false;
@@ -169,7 +173,7 @@ Result<Trailer> get_trailer(std::span<const std::byte, kTrailerSize> bytes, Pack
   const bool fits = section_length == file_size && file_size >= kHeaderSize + kTrailerSize && behind <= trailer.generation &&
                     (behind == 0 || trailer.table_offset == kHeaderSize) &&
                     trailer.count <= kMaxRecords && trailer.table_length >= trailer.count * kEntrySize &&
-                    trailer.table_length <= trailer.count * (kEntrySize + kMostSupports * Ref::kEncodedSize) &&
+                    trailer.table_length <= trailer.count * kEntrySize + most_supports(trailer.count) * Ref::kEncodedSize &&
                     trailer.table_offset >= kHeaderSize && trailer.table_offset <= file_size &&
                     file_size - trailer.table_offset == trailer.table_length + kTrailerSize;
   if (!fits) return fail_damaged("its trailer is damaged");
@@ -252,7 +256,7 @@ struct TableShape {
 bool possible_shape(const TableShape& shape) {
   return shape.entries > 0 && shape.entries <= kMaxRecords && shape.length >= shape.entries * kEntrySize &&
          (shape.length - shape.entries * kEntrySize) % Ref::kEncodedSize == 0 &&
-         shape.supports() <= shape.entries * kMostSupports;
+         shape.supports() <= most_supports(shape.entries);
 }
 
 /// The number of entries of a table so long, going by what they are themselves; 0 when none fits.

@@ -30,7 +30,7 @@
 //     | header, 16      | payloads, back to back      | table: n entries of 40  | s supports of 28| trailer, 64  |
 //     +-----------------+------------ ... ------------+----------- ... ---------+-----------------+--------------+
 //
-//    At most 64 MiB and 65,536 records. Payloads have no alignment, no order and no framing of their own, and the
+//    At most 64 MiB, 65,536 records and 65,536 supports. Payloads have no alignment, no order and no framing of their own, and the
 //    bytes of a record that is gone may read as zeros (punched).
 //
 //     header   0   8  magic "VARVEPK1"
@@ -154,6 +154,7 @@ using varve::put_digest;
 
 constexpr std::size_t kMostLenders = 7;
 constexpr std::size_t kMostSupports = 1 + kMostLenders;  ///< of a delta
+constexpr std::size_t kMostSupportsOfAll = 65536;        ///< of a table
 
 /// One of the records that a delta stands on.
 struct Support {

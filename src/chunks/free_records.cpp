@@ -183,7 +183,7 @@ Status Freeing::read() {
   if (table_->payloads != table_->generation) {
     VARVE_TRY_ASSIGN(oldest, store_.packs.read_table({pack_, table_->payloads}));
   }
-  const std::uint64_t behind = format::table_and_trailer_bytes(oldest->entries.size(), oldest->supports.size());
+  const std::uint64_t behind = format::table_and_trailer_bytes(oldest->entries.size(), oldest->supports());
   if (size.value() < behind + format::kHeaderSize) return fail_damaged("the pack is cut");
   payloads_end_ = size.value() - behind;
   if (table_->payloads != table_->generation) {
@@ -236,8 +236,9 @@ void Freeing::choose() {
 
 format::Table Freeing::table_of_kept() const {
   format::Table table{entries_, {}};
-  for (const format::Support& support : table_->supports) {
-    if (kept_[support.ordinal]) table.supports.push_back(support);
+  for (std::uint32_t i = 0; i < entries_.size(); ++i) {
+    if (!kept_[i]) continue;
+    for (const Ref& ref : table_->supports_of(i)) table.supports.push_back({i, ref});
   }
   return table;
 }

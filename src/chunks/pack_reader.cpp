@@ -18,7 +18,7 @@ std::string describe(PackId pack) {
 }
 
 std::size_t cost_of(const PackTable& table) {
-  return sizeof(PackTable) + table.entries.size() * sizeof(format::Entry) + table.supports.size() * sizeof(format::Support);
+  return table.memory_bytes();
 }
 
 tl::unexpected<Error> as_pack_error(const Error& error, std::string_view name) {
@@ -32,10 +32,6 @@ bool worth_another_try(const Error& error) {
 }
 
 }  // namespace
-
-std::span<const format::Support> PackTable::supports_of(std::uint32_t ordinal) const {
-  return std::ranges::equal_range(supports, ordinal, {}, &format::Support::ordinal);
-}
 
 Result<std::vector<PackId>> PackReader::list() {
   std::vector<PackId> packs;
@@ -115,8 +111,7 @@ Result<PackTablePointer> PackReader::read_table(format::PackName pack) {
   }
   auto read = format::get_table(*trailer, std::span(end).last(wanted));
   if (!read) return tl::unexpected(read.error().in(name));
-  return std::make_shared<const PackTable>(
-      PackTable{pack.generation, std::move(read->entries), std::move(read->supports), trailer->payloads});
+  return std::make_shared<const PackTable>(pack.generation, trailer->payloads, std::move(*read));
 }
 
 Result<ByteCount> PackReader::file_size(PackId pack) {
@@ -133,12 +128,10 @@ bool PackReader::has(const Ref& ref, RecordKind content) {
 }
 
 Result<std::vector<Ref>> PackReader::supports_of(const Ref& ref) {
-  std::vector<Ref> refs;
-  if (ref.damaged()) return refs;
+  if (ref.damaged()) return std::vector<Ref>{};
   const auto pack = table(ref.pack);
   if (!pack) return tl::unexpected(pack.error().in(to_text(ref)));
-  for (const format::Support& support : (*pack)->supports_of(ref.ordinal)) refs.push_back(support.ref);
-  return refs;
+  return (*pack)->supports_of(ref.ordinal);
 }
 
 Result<BytesPointer> PackReader::read_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
@@ -202,6 +195,7 @@ Status PackReader::read_payloads(std::span<Part> parts) {
 
 Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
                                             const AtHand* at_hand, DeltaParent* parent) {
+  if (parent != nullptr) *parent = DeltaParent{.ref = ref, .bytes = {}, .base_bytes = {}, .supports = {}, .sources = {}};
   VARVE_TRY_ASSIGN(Place place, find(ref, content));
   if (plain_bytes != 0 && place.entry->plain != plain_bytes) return fail_damaged("the record has the wrong length");
   if (is_delta(*place.entry->kind)) {
@@ -232,15 +226,15 @@ Result<BytesPointer> PackReader::read_delta(const Ref& ref, const Place& place, 
                                             DeltaParent* parent) {
   const RecordKind content = content_of(*place.entry->kind);
   const auto supports = place.table->supports_of(ref.ordinal);
-  const Ref& base_ref = supports.front().ref;
+  const Ref& base_ref = supports.front();
   const auto in_base = [&](const Error& error) { return tl::unexpected(error.in(to_text(base_ref)).in("what it changes")); };
   // The delta, its lenders, and last its base unless that is at hand.
   std::vector<Part> parts{{ref, place}};
-  for (const format::Support& support : supports.subspan(1)) {
-    auto there = find(support.ref, content);
-    if (!there) return tl::unexpected(there.error().in(to_text(support.ref)).in("what it takes blocks from"));
+  for (const Ref& lender : std::span(supports).subspan(1)) {
+    auto there = find(lender, content);
+    if (!there) return tl::unexpected(there.error().in(to_text(lender)).in("what it takes blocks from"));
     if (there->entry->plain != place.entry->plain) return fail_damaged("it takes blocks from a chunk of another length");
-    parts.push_back({support.ref, std::move(*there)});
+    parts.push_back({lender, std::move(*there)});
   }
   const std::size_t count = parts.size();
   BytesPointer base = at_hand(base_ref);
@@ -282,10 +276,7 @@ Result<Bytes> PackReader::assemble(const Part& delta, const BytesPointer& base, 
   }
   if (parent == nullptr) return plain;
   parent->base_bytes = base;
-  parent->supports.clear();
-  for (const format::Support& support : delta.place.table->supports_of(delta.ref.ordinal)) {
-    parent->supports.push_back(support.ref);
-  }
+  parent->supports = delta.place.table->supports_of(delta.ref.ordinal);
   parent->sources.assign(plain.size() / kBlockSize, DeltaParent::kBaseBlock);
   for (std::size_t block = 0; block < parent->sources.size(); ++block) {
     if (parsed.own.test(block)) parent->sources[block] = DeltaParent::kOwnBlock;

@@ -9,24 +9,13 @@
 
 #include "delta.h"
 #include "format.h"
+#include "pack_table.h"
 #include "varve/chunks/chunk_store.h"
 #include "varve/core/single_flight_cache.h"
 #include "varve/core/sync.h"
 #include "varve/objects/object_store.h"
 
 namespace varve::chunks {
-
-/// One generation of a pack.
-struct PackTable {
-  std::uint32_t generation = 0;
-  std::vector<format::Entry> entries;
-  std::vector<format::Support> supports;  ///< ascending
-  std::uint32_t payloads = 0;             ///< the generation that has the payloads
-
-  /// What the delta stands on: its base, then its lenders. Empty for any other record.
-  [[nodiscard]] std::span<const format::Support> supports_of(std::uint32_t ordinal) const;
-};
-using PackTablePointer = std::shared_ptr<const PackTable>;
 
 /// Any thread. Keeps no file open and no memory but the table cache.
 class PackReader {

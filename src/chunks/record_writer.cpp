@@ -17,9 +17,8 @@ namespace varve::chunks {
 namespace {
 
 constexpr int kIdTries = 8;
-/// The table of kPackRecordsTarget deltas, of which few have lenders.
-constexpr std::size_t kTableReserve =
-    format::table_and_trailer_bytes(kPackRecordsTarget, kPackRecordsTarget);
+/// The largest table, trailer included.
+constexpr std::size_t kTableReserve = kPackTableTarget + format::table_and_trailer_bytes(1, format::kMostSupports);
 
 PackId random_pack_id() {
   std::random_device source;
@@ -242,7 +241,8 @@ Status RecordWriter::Implementation::check(RecordKind kind, std::size_t plain_by
 }
 
 Status RecordWriter::Implementation::make_room() {
-  if (bytes.size() >= store.options.pack_bytes || table.entries.size() >= kPackRecordsTarget) VARVE_TRY(close_pack());
+  const std::size_t table_bytes = format::table_and_trailer_bytes(table.entries.size(), table.supports.size());
+  if (bytes.size() >= store.options.pack_bytes || table_bytes >= kPackTableTarget) VARVE_TRY(close_pack());
   if (pack == PackId{0}) VARVE_TRY(open_pack());
   return {};
 }
@@ -310,7 +310,7 @@ void RecordWriter::Implementation::announce() {
     log::warning("pack {:016x} will not be shared until the next mount: {}", pack.value(), added.error().message);
   }
   store.packs_written.fetch_add(1, std::memory_order_relaxed);
-  store.packs.remember(pack, std::make_shared<const PackTable>(PackTable{0, table.entries, table.supports}));
+  store.packs.remember(pack, std::make_shared<const PackTable>(0, 0, table));
 }
 
 std::uint64_t RecordWriter::stored_bytes() const {

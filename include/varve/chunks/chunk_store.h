@@ -2,10 +2,11 @@
 // digest on every load from disk and keeps what it decoded in two byte-bounded caches (chunks; nodes and tables).
 //
 // Memory: the two budgets, plus one pack under construction per RecordWriter (pack_bytes + one record + its table).
-// A pack table costs 32 bytes a record, a delta 40 more for each record that it stands on: for a 16 MiB pack of 64 KiB chunks at ratio 2.5, 20 KiB; so the
-// tables' quarter of a node cache of 64 MiB knows 13 GiB of packs, or 32 GiB of chunks (of small deltas alone, which store
-// some 1.5 KiB for a block, 300 MiB of packs, or 800 MiB of changed blocks). A map leaf costs up to 7 KiB: the rest knows
-// 7,000 of them, 110 GiB of image.
+// A pack table costs 32 bytes a record, a delta 24 more for each record that it stands on (and 4): for a 16 MiB pack of
+// 64 KiB chunks at ratio 2.5, 20 KiB; so the tables' half of a node cache of 64 MiB knows 26 GiB of packs, or 64 GiB of
+// chunks. Of deltas alone, that store 2 KiB for a block and stand on five records each, it knows 200,000: 400 MiB of
+// packs, or 2.7 GiB of chunks all of which have changed so often. A map leaf costs up to 7 KiB: the other half knows 4,600
+// of them, 70 GiB of image.
 #pragma once
 
 #include <cstddef>
@@ -27,7 +28,9 @@ namespace varve::chunks {
 constexpr std::size_t kPackTarget = 16 * kMiB;  ///< a pack is closed when it has grown to this
 constexpr std::uint64_t kMaxPackSize = 64 * kMiB;  ///< a larger one is refused as damaged
 
-constexpr std::size_t kPackRecordsTarget = 16384;  ///< also closed with this many: bounds a table to 1.1 MiB
+/// Also closed when its table has grown to this, which a cold read of a record in it costs: 6,500 full chunks, or 1,500
+/// deltas that stand on five records each.
+constexpr std::size_t kPackTableTarget = 256 * kKiB;
 
 using Bytes = std::vector<std::byte>;
 using BytesPointer = std::shared_ptr<const Bytes>;
@@ -37,7 +40,7 @@ using DigestFunction = Digest (*)(std::span<const std::byte>);
 struct ChunkStoreOptions {
   Compression compression;
   std::size_t chunk_cache_bytes = 256 * kMiB;
-  std::size_t node_cache_bytes = 64 * kMiB;  ///< map nodes (three quarters) and pack tables (a quarter)
+  std::size_t node_cache_bytes = 64 * kMiB;  ///< map nodes (half) and pack tables (half)
   std::size_t pack_bytes = kPackTarget;  ///< less where memory is short
   /// Tests put a weak function here, so that digests of different bytes collide, and chosen pack ids.
   DigestFunction digest = &digest_of;
