@@ -80,7 +80,7 @@ void walk_node(ChunkStore& store, const Ref& ref, int level, const RecordVisitor
     const Ref child = *node->view.get(slot);
     if (level > 0) {
       walk_node(store, child, level - 1, visitor);
-    } else if (visitor.first_visit(child, RecordKind::full)) {
+    } else if (visitor.first_visit(child, RecordKind::full) && visitor.supports_of_chunks) {
       walk_supports(store, child, RecordKind::full, visitor);
     }
   }

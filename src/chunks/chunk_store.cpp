@@ -104,14 +104,17 @@ Result<BytesPointer> ChunkStore::load_chunk_once(const Ref& ref) {
 Result<DeltaParent> ChunkStore::load_delta_parent(const Ref& ref) {
   DeltaParent parent{.ref = ref, .bytes = peek_chunk(ref), .base_bytes = {}, .supports = {}, .sources = {}};
   // Of a delta the chunk alone is no use.
-  const auto supports = supports_of(ref);
-  if (parent.bytes == nullptr || !supports || !supports->empty()) {
+  const auto delta = is_chunk_delta(ref);
+  if (parent.bytes == nullptr || !delta || *delta) {
     auto bytes = implementation_->read(ref, RecordKind::full, &parent);
     if (!bytes) return tl::unexpected(std::move(bytes).error());
     parent.bytes = std::move(*bytes);
   }
   if (parent.base_bytes == nullptr) parent.base_bytes = parent.bytes;
   return parent;
+}
+Result<bool> ChunkStore::is_chunk_delta(const Ref& ref) {
+  return implementation_->packs.is_one_of_deltas(ref, RecordKind::full);
 }
 Result<std::vector<Ref>> ChunkStore::supports_of(const Ref& ref) {
   return implementation_->packs.supports_of(ref);

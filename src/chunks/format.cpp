@@ -28,7 +28,7 @@ void put_zeros(ByteWriter& out, std::size_t count) {
   for (std::size_t i = 0; i < count; ++i) out.put(std::uint8_t{0});
 }
 
-void put_entry(ByteWriter& out, const Entry& entry) {
+void put_entry(ByteWriter& out, const Entry& entry, std::uint32_t first_support) {
   put_digest(out, entry.digest);
   out.put(std::uint64_t{entry.offset});
   out.put(entry.stored);
@@ -36,7 +36,8 @@ void put_entry(ByteWriter& out, const Entry& entry) {
   out.put(entry.kind ? static_cast<std::uint8_t>(*entry.kind) : std::uint8_t{0});
   out.put(static_cast<std::uint8_t>(entry.codec));
   out.put(entry.lenders);
-  put_zeros(out, 5);
+  put_zeros(out, 1);
+  out.put(entry.supports() > 0 ? first_support : std::uint32_t{0});
 }
 
 std::size_t most_supports(std::size_t entries) {
@@ -53,28 +54,30 @@ bool plausible(const Entry& entry, std::uint64_t offset, std::uint64_t table_off
   return entry.codec == Codec::raw ? entry.stored == entry.plain : entry.stored <= entry.plain;
 }
 
-/// Nothing when the entry cannot be right.
-std::optional<Entry> get_entry(std::span<const std::byte> bytes, std::uint64_t table_offset) {
+}  // namespace
+
+std::optional<PlacedEntry> get_entry(std::span<const std::byte> bytes, std::uint64_t payloads_end) {
   ByteReader in(bytes);
-  Entry entry;
+  PlacedEntry placed;
+  Entry& entry = placed.entry;
   entry.digest = get_digest(in);
   const auto offset = in.get<std::uint64_t>();
   entry.stored = in.get<std::uint32_t>();
   entry.plain = in.get<std::uint32_t>();
   const auto kind = in.get<std::uint8_t>();
   const auto codec = in.get<std::uint8_t>();
-  if (kind == 0) return all_zero(bytes) ? std::optional(entry) : std::nullopt;
+  if (kind == 0) return all_zero(bytes) ? std::optional(placed) : std::nullopt;
   if (kind > static_cast<std::uint8_t>(RecordKind::node_delta) || codec > static_cast<std::uint8_t>(Codec::zstd)) return {};
   entry.kind = static_cast<RecordKind>(kind);
   entry.codec = static_cast<Codec>(codec);
   entry.lenders = in.get<std::uint8_t>();
   if (entry.lenders > (entry.kind == RecordKind::delta ? kMostLenders : 0)) return {};
-  if (!all_zero(in.get_bytes(5)) || !plausible(entry, offset, table_offset)) return {};
+  if (in.get<std::uint8_t>() != 0 || !plausible(entry, offset, payloads_end)) return {};
+  placed.first_support = in.get<std::uint32_t>();
+  if (entry.supports() == 0 && placed.first_support != 0) return {};
   entry.offset = static_cast<std::uint32_t>(offset);
-  return entry;
+  return placed;
 }
-
-}  // namespace
 
 bool possible(const Entry& entry, std::uint64_t table_offset) {
   return plausible(entry, entry.offset, table_offset);
@@ -118,7 +121,11 @@ void put_table_of_older(std::vector<std::byte>& pack, PackId id, std::uint32_t g
                         const Table& table) {
   const std::size_t table_offset = pack.size();
   ByteWriter out(pack);
-  for (const Entry& entry : table.entries) put_entry(out, entry);
+  std::size_t supports = 0;
+  for (const Entry& entry : table.entries) {
+    put_entry(out, entry, static_cast<std::uint32_t>(supports));
+    supports += entry.supports();
+  }
   for (const Support& support : table.supports) {
     std::array<std::byte, Ref::kEncodedSize> encoded;
     encode(support.ref, encoded);
@@ -208,10 +215,13 @@ Result<Table> get_table(const Trailer& trailer, std::span<const std::byte> bytes
   }
   Table table;
   table.entries.reserve(trailer.count);
+  std::size_t supports = 0;
   for (std::size_t i = 0; i < trailer.count; ++i) {
-    const auto entry = get_entry(bytes.subspan(i * kEntrySize, kEntrySize), trailer.payloads_end());
-    if (!entry) return fail_damaged(fmt::format("entry {} of its table is impossible", i));
-    table.entries.push_back(*entry);
+    const auto placed = get_entry(bytes.subspan(i * kEntrySize, kEntrySize), trailer.payloads_end());
+    const bool fits = placed && (placed->entry.supports() == 0 || placed->first_support == supports);
+    if (!fits) return fail_damaged(fmt::format("entry {} of its table is impossible", i));
+    supports += placed->entry.supports();
+    table.entries.push_back(placed->entry);
   }
   const std::size_t length = trailer.count * kEntrySize;
   VARVE_TRY_ASSIGN(table.supports, get_supports(table.entries, bytes.subspan(length, trailer.table_length - length)));

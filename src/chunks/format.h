@@ -44,7 +44,8 @@
 //             32   1  kind: 0 gone, 1 full, 2 delta, 3 node, 4 node delta
 //             33   1  codec: 0 raw, 1 zstd (one or more zstd frames, no dictionary)
 //             34   1  delta: number of its lenders, 0 … 7; else 0
-//             35   5  reserved
+//             35   1  reserved
+//             36   4  delta: number of the first of its supports in the table; else 0
 //                     an entry of kind 0 keeps the place of an ordinal whose record no longer exists: all other
 //                     bytes are zero
 //
@@ -215,6 +216,13 @@ void put_table_of_older(std::vector<std::byte>& pack, PackId id, std::uint32_t g
 /// `bytes`: the table followed by the trailer. EIO (damaged) when the digest or any entry is wrong; what it returns
 /// lies within the pack.
 [[nodiscard]] Result<Table> get_table(const Trailer& trailer, std::span<const std::byte> bytes);
+
+/// An entry by itself, with where its supports begin. Nothing when it cannot be right.
+struct PlacedEntry {
+  Entry entry;
+  std::uint32_t first_support = 0;
+};
+[[nodiscard]] std::optional<PlacedEntry> get_entry(std::span<const std::byte> bytes, std::uint64_t payloads_end);
 
 /// Whether a table that begins at `table_offset` may have this entry.
 [[nodiscard]] bool possible(const Entry& entry, std::uint64_t table_offset);

@@ -11,7 +11,7 @@ namespace {
 
 constexpr std::string_view kPacks = format::kPacksFolder;
 /// Read at once from a pack's end: covers trailer and table of most packs (1,636 records).
-constexpr std::size_t kTailRead = 64 * kKiB;
+constexpr std::size_t kTailRead = kLargeTable;
 
 std::string describe(PackId pack) {
   return fmt::format("pack {:016x}", pack.value());
@@ -72,13 +72,21 @@ Result<PackTablePointer> PackReader::load_table(PackId pack) {
     return fail_damaged(describe(pack) + ": not an id that this version knows");
   }
   auto table = read_table({pack, known_generation(pack)});
-  if (table || !worth_another_try(table.error()) || !look_up_generation(pack)) return table;
-  return read_table({pack, known_generation(pack)});
+  if (!table && worth_another_try(table.error()) && look_up_generation(pack)) {
+    table = read_table({pack, known_generation(pack)});
+  }
+  if (table && (*table)->trailer->table_length > kLargeTable) {
+    const auto large = std::make_shared<const LargeTable>(LargeTable{(*table)->generation, *(*table)->trailer});
+    (void)large_tables_.get(
+        pack, [&]() -> Result<std::shared_ptr<const LargeTable>> { return large; },
+        [](const LargeTable&) { return std::size_t{1}; });
+  }
+  return table;
 }
 
 Result<PackTablePointer> PackReader::read_table_now(PackId pack) {
   (void)look_up_generation(pack);
-  tables_.drop(pack);
+  drop_table(pack);
   VARVE_TRY_ASSIGN(PackTablePointer table, this->table(pack));
   const std::string name = format::pack_name(pack, table->generation);
   std::array<std::byte, format::kHeaderSize> header{};
@@ -111,7 +119,7 @@ Result<PackTablePointer> PackReader::read_table(format::PackName pack) {
   }
   auto read = format::get_table(*trailer, std::span(end).last(wanted));
   if (!read) return tl::unexpected(read.error().in(name));
-  return std::make_shared<const PackTable>(pack.generation, trailer->payloads, std::move(*read));
+  return std::make_shared<const PackTable>(pack.generation, trailer->payloads, std::move(*read), *trailer);
 }
 
 Result<ByteCount> PackReader::file_size(PackId pack) {
@@ -154,7 +162,7 @@ Result<BytesPointer> PackReader::read_twice(const Ref& ref, RecordKind content, 
       for (const Ref& support : *supports) packs.push_back(support.pack);
     }
     for (const PackId pack : packs) {
-      tables_.drop(pack);
+      drop_table(pack);
       (void)look_up_generation(pack);
     }
     bytes = try_record(ref, content, plain_bytes, at_hand, parent);
@@ -164,24 +172,117 @@ Result<BytesPointer> PackReader::read_twice(const Ref& ref, RecordKind content, 
   return bytes;
 }
 
-Result<PackReader::Place> PackReader::find(const Ref& ref, RecordKind content) {
-  Place place;
-  VARVE_TRY_ASSIGN(place.table, table(ref.pack));
-  if (ref.ordinal >= place.table->entries.size()) return fail_damaged("the pack has no such record");
-  place.entry = &place.table->entries[ref.ordinal];
-  if (!place.entry->kind) return fail_damaged("the record is gone");
-  if (content_of(*place.entry->kind) != content || place.entry->digest != ref.digest) {
+namespace {
+
+Status same_record(const format::Entry& entry, const Ref& ref, RecordKind content) {
+  if (!entry.kind) return fail_damaged("the record is gone");
+  if (content_of(*entry.kind) != content || entry.digest != ref.digest) {
     return fail_damaged("the pack has another record there");
   }
+  return {};
+}
+
+}  // namespace
+
+Result<PackReader::Place> PackReader::find(const Ref& ref, RecordKind content) {
+  VARVE_TRY_ASSIGN(auto places, find_all(std::span(&ref, 1), content));
+  return std::move(places.front());
+}
+
+/// By tables that are cached or small; of others their entries only, which are read together.
+Result<std::vector<PackReader::Place>> PackReader::find_all(std::span<const Ref> refs, RecordKind content) {
+  std::vector<Place> places(refs.size());
+  struct Alone {
+    std::size_t number = 0;  ///< in refs
+    std::shared_ptr<const LargeTable> table;
+    std::array<std::byte, format::kEntrySize> entry{};
+  };
+  std::vector<Alone> alone;
+  alone.reserve(refs.size());
+  for (std::size_t i = 0; i < refs.size(); ++i) {
+    PackTablePointer table = tables_.peek(refs[i].pack);
+    if (table == nullptr) {
+      if (auto large = large_tables_.peek(refs[i].pack)) {
+        alone.push_back({i, std::move(large)});
+        continue;
+      }
+      auto loaded = this->table(refs[i].pack);
+      if (!loaded) return tl::unexpected(loaded.error().in(to_text(refs[i])));
+      table = std::move(*loaded);
+    }
+    auto place = place_in(*table, refs[i], content);
+    if (!place) return tl::unexpected(place.error().in(to_text(refs[i])));
+    places[i] = std::move(*place);
+  }
+  std::vector<objects::PartRead> reads;
+  for (Alone& one : alone) {
+    const Ref& ref = refs[one.number];
+    if (ref.ordinal >= one.table->trailer.count) return fail_damaged(to_text(ref) + ": the pack has no such record");
+    reads.push_back({format::pack_name(ref.pack, one.table->generation),
+                     ByteOffset{one.table->trailer.table_offset + ref.ordinal * format::kEntrySize}, one.entry});
+  }
+  objects_.read_together(reads);
+  for (std::size_t i = 0; i < alone.size(); ++i) {
+    if (!reads[i].got) return as_pack_error(reads[i].got.error(), reads[i].name);
+    if (*reads[i].got != format::kEntrySize) return fail_damaged(reads[i].name + " is cut");
+    const Ref& ref = refs[alone[i].number];
+    auto place = place_in(*alone[i].table, ref, content, alone[i].entry);
+    if (!place) return tl::unexpected(place.error().in(to_text(ref)));
+    places[alone[i].number] = std::move(*place);
+  }
+  return places;
+}
+
+Result<PackReader::Place> PackReader::place_in(const PackTable& table, const Ref& ref, RecordKind content) {
+  if (ref.ordinal >= table.entries.size()) return fail_damaged("the pack has no such record");
+  const format::Entry& entry = table.entries[ref.ordinal];
+  VARVE_TRY(same_record(entry, ref, content));
+  return Place{table.payloads, entry, table.supports_of(ref.ordinal)};
+}
+
+Result<PackReader::Place> PackReader::place_in(const LargeTable& large, const Ref& ref, RecordKind content,
+                                               std::span<const std::byte> bytes) {
+  const format::Trailer& trailer = large.trailer;
+  const auto placed = format::get_entry(bytes, trailer.payloads_end());
+  if (!placed) return fail_damaged("its entry is impossible");
+  VARVE_TRY(same_record(placed->entry, ref, content));
+  Place place{trailer.payloads, placed->entry};
+  const std::size_t count = placed->entry.supports();
+  if (count == 0) return place;
+  const std::size_t entries = trailer.count * format::kEntrySize;
+  const std::size_t there = (trailer.table_length - entries) / Ref::kEncodedSize;
+  if (placed->first_support > there || count > there - placed->first_support) return fail_damaged("its entry is impossible");
+  std::array<std::byte, format::kMostSupports * Ref::kEncodedSize> refs{};
+  const auto encoded = std::span(refs).first(count * Ref::kEncodedSize);
+  VARVE_TRY_ASSIGN(const std::size_t got, read_object(format::pack_name(ref.pack, large.generation),
+                                                      trailer.table_offset + entries +
+                                                          placed->first_support * Ref::kEncodedSize,
+                                                      encoded));
+  if (got != encoded.size()) return fail_damaged("the pack is cut");
+  for (std::size_t i = 0; i < count; ++i) {
+    const MaybeRef support = decode(encoded.subspan(i * Ref::kEncodedSize).first<Ref::kEncodedSize>());
+    if (!support || support->damaged()) return fail_damaged("it does not say what it stands on");
+    place.supports.push_back(*support);
+  }
   return place;
+}
+
+Result<bool> PackReader::is_one_of_deltas(const Ref& ref, RecordKind content) {
+  VARVE_TRY_ASSIGN(const Place place, find(ref, content));
+  return is_delta(*place.entry.kind);
+}
+
+void PackReader::drop_table(PackId pack) {
+  tables_.drop(pack);
+  large_tables_.drop(pack);
 }
 
 Status PackReader::read_payloads(std::span<Part> parts) {
   std::vector<objects::PartRead> reads;
   reads.reserve(parts.size());
   for (Part& part : parts) {
-    part.payload.resize(part.place.entry->stored);
-    reads.push_back({format::pack_name(part.ref.pack, part.place.table->payloads), ByteOffset{part.place.entry->offset},
+    part.payload.resize(part.place.entry.stored);
+    reads.push_back({format::pack_name(part.ref.pack, part.place.payloads), ByteOffset{part.place.entry.offset},
                      part.payload});
   }
   objects_.read_together(reads);
@@ -197,8 +298,8 @@ Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind content, 
                                             const AtHand* at_hand, DeltaParent* parent) {
   if (parent != nullptr) *parent = DeltaParent{.ref = ref, .bytes = {}, .base_bytes = {}, .supports = {}, .sources = {}};
   VARVE_TRY_ASSIGN(Place place, find(ref, content));
-  if (plain_bytes != 0 && place.entry->plain != plain_bytes) return fail_damaged("the record has the wrong length");
-  if (is_delta(*place.entry->kind)) {
+  if (plain_bytes != 0 && place.entry.plain != plain_bytes) return fail_damaged("the record has the wrong length");
+  if (is_delta(*place.entry.kind)) {
     if (at_hand == nullptr) return fail_damaged("a delta stands on a delta");
     return read_delta(ref, place, *at_hand, parent);
   }
@@ -209,7 +310,7 @@ Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind content, 
 
 /// Verified.
 Result<BytesPointer> PackReader::decode_no_delta(Part part) const {
-  const format::Entry& entry = *part.place.entry;
+  const format::Entry& entry = part.place.entry;
   Bytes plain;
   if (entry.codec == Codec::raw) {
     plain = std::move(part.payload);
@@ -224,25 +325,25 @@ Result<BytesPointer> PackReader::decode_no_delta(Part part) const {
 /// With all that it stands on, read at once.
 Result<BytesPointer> PackReader::read_delta(const Ref& ref, const Place& place, const AtHand& at_hand,
                                             DeltaParent* parent) {
-  const RecordKind content = content_of(*place.entry->kind);
-  const auto supports = place.table->supports_of(ref.ordinal);
+  const RecordKind content = content_of(*place.entry.kind);
+  const std::vector<Ref>& supports = place.supports;
   const Ref& base_ref = supports.front();
   const auto in_base = [&](const Error& error) { return tl::unexpected(error.in(to_text(base_ref)).in("what it changes")); };
   // The delta, its lenders, and last its base unless that is at hand.
-  std::vector<Part> parts{{ref, place}};
-  for (const Ref& lender : std::span(supports).subspan(1)) {
-    auto there = find(lender, content);
-    if (!there) return tl::unexpected(there.error().in(to_text(lender)).in("what it takes blocks from"));
-    if (there->entry->plain != place.entry->plain) return fail_damaged("it takes blocks from a chunk of another length");
-    parts.push_back({lender, std::move(*there)});
-  }
-  const std::size_t count = parts.size();
   BytesPointer base = at_hand(base_ref);
-  if (base == nullptr) {
-    auto there = find(base_ref, content);
-    if (!there) return in_base(there.error());
-    if (is_delta(*there->entry->kind)) return fail_damaged("a delta stands on a delta");
-    parts.push_back({base_ref, std::move(*there)});
+  std::vector<Ref> others(supports.begin() + 1, supports.end());
+  const std::size_t count = 1 + others.size();
+  if (base == nullptr) others.push_back(base_ref);
+  auto places = find_all(others, content);
+  if (!places) return tl::unexpected(places.error().in("what it stands on"));
+  std::vector<Part> parts{{ref, place}};
+  for (std::size_t i = 0; i < others.size(); ++i) {
+    const bool lender = i + 1 < count;
+    if (lender && (*places)[i].entry.plain != place.entry.plain) {
+      return fail_damaged("it takes blocks from a chunk of another length");
+    }
+    if (!lender && is_delta(*(*places)[i].entry.kind)) return fail_damaged("a delta stands on a delta");
+    parts.push_back({others[i], std::move((*places)[i])});
   }
   VARVE_TRY(read_payloads(parts));
   if (base == nullptr) {
@@ -259,7 +360,7 @@ Result<BytesPointer> PackReader::read_delta(const Ref& ref, const Place& place, 
 /// What a delta makes of what it stands on: not verified.
 Result<Bytes> PackReader::assemble(const Part& delta, const BytesPointer& base, std::span<const Part> lenders,
                                    DeltaParent* parent) {
-  const format::Entry& entry = *delta.place.entry;
+  const format::Entry& entry = delta.place.entry;
   if (*entry.kind == RecordKind::node_delta) {
     Bytes plain(entry.plain);
     VARVE_TRY(apply_node_delta(entry.codec, delta.payload, *base, plain));
@@ -276,7 +377,7 @@ Result<Bytes> PackReader::assemble(const Part& delta, const BytesPointer& base, 
   }
   if (parent == nullptr) return plain;
   parent->base_bytes = base;
-  parent->supports = delta.place.table->supports_of(delta.ref.ordinal);
+  parent->supports = delta.place.supports;
   parent->sources.assign(plain.size() / kBlockSize, DeltaParent::kBaseBlock);
   for (std::size_t block = 0; block < parent->sources.size(); ++block) {
     if (parsed.own.test(block)) parent->sources[block] = DeltaParent::kOwnBlock;
@@ -289,7 +390,7 @@ Result<Bytes> PackReader::assemble(const Part& delta, const BytesPointer& base, 
 
 /// Of a delta its own blocks only.
 Status PackReader::lend(const Part& lender, BlockBits wanted, std::span<std::byte> chunk) {
-  const format::Entry& entry = *lender.place.entry;
+  const format::Entry& entry = lender.place.entry;
   if (*entry.kind == RecordKind::delta) {
     VARVE_TRY_ASSIGN(const ChunkDelta delta, ChunkDelta::parse(lender.payload, chunk.size(), entry.lenders));
     return delta.copy_own_blocks(entry.codec, wanted, chunk);
@@ -304,7 +405,7 @@ Status PackReader::lend(const Part& lender, BlockBits wanted, std::span<std::byt
 
 Status PackReader::lend(const Ref& lender, BlockBits wanted, std::span<std::byte> chunk) {
   VARVE_TRY_ASSIGN(Place place, find(lender, RecordKind::full));
-  if (place.entry->plain != chunk.size()) return fail_damaged("the record has the wrong length");
+  if (place.entry.plain != chunk.size()) return fail_damaged("the record has the wrong length");
   Part part{lender, std::move(place)};
   VARVE_TRY(read_payloads(std::span(&part, 1)));
   return lend(part, wanted, chunk);
@@ -346,11 +447,11 @@ Status PackReader::remove_older(PackId pack) {
 
 void PackReader::renew(PackId pack, std::uint32_t generation) {
   note_generation(pack, generation);
-  tables_.drop(pack);
+  drop_table(pack);
 }
 
 void PackReader::forget(PackId pack) {
-  tables_.drop(pack);
+  drop_table(pack);
   MutexLock lock(mutex_);
   generations_.erase(pack);
 }

@@ -17,11 +17,16 @@
 
 namespace varve::chunks {
 
+/// One record of a table so large is worth reading an entry for, rather than all of it, if the table was verified before:
+/// what is read of the record must match its digest in any case.
+constexpr std::size_t kLargeTable = 64 * kKiB;
+constexpr std::size_t kMostLargeTables = 16384;  ///< that are remembered, 150 bytes each
+
 /// Any thread. Keeps no file open and no memory but the table cache.
 class PackReader {
  public:
   PackReader(objects::ObjectStore& objects, DigestFunction digest, std::size_t table_cache_bytes)
-      : objects_(objects), digest_(digest), tables_(table_cache_bytes) {}
+      : objects_(objects), digest_(digest), tables_(table_cache_bytes), large_tables_(kMostLargeTables) {}
 
   /// Ids of all packs there are, ascending.
   [[nodiscard]] Result<std::vector<PackId>> list();
@@ -38,8 +43,10 @@ class PackReader {
 
   /// Whether the record exists according to the table and holds this (full or node): false for any doubt.
   [[nodiscard]] bool has(const Ref& ref, RecordKind content);
-  /// What the record stands on, if it is a delta: its base, then its lenders. EIO (damaged), and system errors, when the
-  /// table cannot be read.
+  /// Whether the record is a delta. EIO (damaged), and system errors, when that cannot be told.
+  [[nodiscard]] Result<bool> is_one_of_deltas(const Ref& ref, RecordKind content);
+  /// What the record stands on, if it is a delta: its base, then its lenders; by the whole table, verified. EIO (damaged),
+  /// and system errors, when it cannot be read.
   [[nodiscard]] Result<std::vector<Ref>> supports_of(const Ref& ref);
   /// Plain bytes of a record that are at hand; null: to be read.
   using AtHand = std::function<BytesPointer(const Ref&)>;
@@ -67,7 +74,10 @@ class PackReader {
   void renew(PackId pack, std::uint32_t generation);
   /// As if it had never been read.
   void forget(PackId pack);
-  void drop_tables() { tables_.clear(); }
+  void drop_tables() {
+    tables_.clear();
+    large_tables_.clear();
+  }
 
   [[nodiscard]] std::size_t cache_used() const { return tables_.counters().used; }
   std::atomic<std::size_t> records_loaded{0};
@@ -78,12 +88,23 @@ class PackReader {
   void note_generation(PackId pack, std::uint32_t generation) VARVE_EXCLUDES(mutex_);
   [[nodiscard]] bool look_up_generation(PackId pack);
   [[nodiscard]] Result<PackTablePointer> load_table(PackId pack);
-  /// Where a record's payload is.
+  /// Where a record's payload is, and what it stands on.
   struct Place {
-    PackTablePointer table;
-    const format::Entry* entry = nullptr;  ///< in it
+    std::uint32_t payloads = 0;  ///< the generation that has it
+    format::Entry entry;
+    std::vector<Ref> supports{};
+  };
+  /// Of a large table, which was read before and had no room in the cache.
+  struct LargeTable {
+    std::uint32_t generation = 0;
+    format::Trailer trailer;
   };
   [[nodiscard]] Result<Place> find(const Ref& ref, RecordKind content);
+  [[nodiscard]] Result<std::vector<Place>> find_all(std::span<const Ref> refs, RecordKind content);
+  [[nodiscard]] static Result<Place> place_in(const PackTable& table, const Ref& ref, RecordKind content);
+  [[nodiscard]] Result<Place> place_in(const LargeTable& large, const Ref& ref, RecordKind content,
+                                       std::span<const std::byte> entry);
+  void drop_table(PackId pack);
   /// A record on its way.
   struct Part {
     Ref ref;
@@ -106,6 +127,7 @@ class PackReader {
   objects::ObjectStore& objects_;
   const DigestFunction digest_;
   SingleFlightCache<PackId, PackTable> tables_;
+  SingleFlightCache<PackId, LargeTable> large_tables_;
   Mutex mutex_;
   /// Only packs that were rewritten: all others are at generation 0, and no memory is spent on them.
   std::unordered_map<PackId, std::uint32_t> generations_ VARVE_GUARDED_BY(mutex_);

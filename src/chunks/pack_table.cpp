@@ -5,8 +5,9 @@
 
 namespace varve::chunks {
 
-PackTable::PackTable(std::uint32_t of_generation, std::uint32_t payloads_in, format::Table table)
-    : generation(of_generation), payloads(payloads_in), entries(std::move(table.entries)) {
+PackTable::PackTable(std::uint32_t of_generation, std::uint32_t payloads_in, format::Table table,
+                     const std::optional<format::Trailer>& at)
+    : generation(of_generation), payloads(payloads_in), trailer(at), entries(std::move(table.entries)) {
   if (table.supports.empty()) return;
   std::unordered_map<PackId, std::uint32_t> positions;
   supports_.reserve(table.supports.size());

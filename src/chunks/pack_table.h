@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "format.h"
@@ -11,10 +12,12 @@ namespace varve::chunks {
 /// Of one generation of a pack.
 class PackTable {
  public:
-  PackTable(std::uint32_t generation, std::uint32_t payloads, format::Table table);
+  PackTable(std::uint32_t generation, std::uint32_t payloads, format::Table table,
+            const std::optional<format::Trailer>& trailer = {});
 
   const std::uint32_t generation;
-  const std::uint32_t payloads;  ///< the generation that has the payloads
+  const std::uint32_t payloads;                  ///< the generation that has the payloads
+  const std::optional<format::Trailer> trailer;  ///< unless it was just written
   const std::vector<format::Entry> entries;
 
   /// What the delta stands on: its base, then its lenders. Empty for any other record.

@@ -29,8 +29,8 @@ Result<std::optional<Outcome>> EncoderTask::complete(const chunks::BytesPointer&
 Result<std::optional<Outcome>> EncoderTask::try_delta(const chunks::DeltaParent& loaded) const {
   if (!loaded.supports.empty()) {
     // A forged base may be a delta itself, which reads well only as long as it is in the cache.
-    const auto further = chunks.supports_of(loaded.supports.front());
-    if (!further || !further->empty()) return std::nullopt;
+    const auto further = chunks.is_chunk_delta(loaded.supports.front());
+    if (!further || *further) return std::nullopt;
   }
   VARVE_TRY_ASSIGN(auto delta, chunks::encode_chunk_delta(loaded, bytes, chunks.options().compression));
   if (!delta) return std::nullopt;

@@ -31,6 +31,7 @@
 #include <cassert>
 #include <optional>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "record_set.h"
@@ -62,13 +63,14 @@ class Marker {
     const chunks::RecordVisitor visitor{
         .first_visit = [this](const Ref& ref, RecordKind content) { return first_visit(ref, content); },
         .visit_support = [this](const Ref& support, RecordKind) { live_.insert(support); },
-        .on_damage = [this](const Ref& ref, const Error& error) { note_damage(ref, error); }};
+        .on_damage = [this](const Ref& ref, const Error& error) { note_damage(ref, error); },
+        .supports_of_chunks = false};
     for (const Ref& root : new_roots()) {
       chunks::walk_records(chunks_, root, visitor);
       if (stopped_) return stopped();
       if (unreadable_) return tl::unexpected(*unreadable_);
     }
-    return {};
+    return mark_supports_of_chunks();
   }
   [[nodiscard]] bool keeps(PackId pack) const { return live_.names_pack(pack); }
   [[nodiscard]] bool keeps(const Ref& ref) const { return live_.contains(ref); }
@@ -84,6 +86,21 @@ class Marker {
     return roots;
   }
 
+  /// Invariant 5, pack by pack: each table is read once.
+  Status mark_supports_of_chunks() {
+    for (const PackId pack : std::exchange(packs_walked_, {})) {
+      if (options_.stop && options_.stop()) return stopped();
+      const auto table = chunks_.pack_table(pack);
+      if (!table) return tl::unexpected(table.error().in("cannot tell what is alive"));
+      for (const chunks::RecordInfo& record : *table) {
+        if (record.kind != RecordKind::delta || !walked_.contains({pack, record.ordinal, record.digest})) continue;
+        for (const Ref& support : record.supports) live_.insert(support);
+      }
+      if (options_.pace) options_.pace(kPaceEvery, 0);
+    }
+    return {};
+  }
+
   /// False prunes the walk, which also ends it soon once there is a reason to.
   bool first_visit(const Ref& ref, RecordKind kind) {
     if (!stopped_ && options_.stop && options_.stop()) stopped_ = true;
@@ -94,6 +111,7 @@ class Marker {
     }
     if (options_.pace && ++visited_ % kPaceEvery == 0) options_.pace(kPaceEvery, 0);
     live_.insert(ref);
+    if (kind == RecordKind::full) packs_walked_.insert(ref.pack);
     // It may be alive already as what a delta stands on, and what is below it, or what it stands on itself, not.
     return walked_.insert(ref);
   }
@@ -107,6 +125,7 @@ class Marker {
   std::uint64_t visited_ = 0;
   RecordSet live_;
   RecordSet walked_;
+  std::unordered_set<PackId> packs_walked_;  ///< with chunks that were met since the last mark_supports_of_chunks()
   std::unordered_set<Ref> walked_roots_;
   std::optional<Error> unreadable_;
   bool stopped_ = false;

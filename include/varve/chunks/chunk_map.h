@@ -61,6 +61,9 @@ struct RecordVisitor {
   std::function<void(const Ref&, RecordKind content)> visit_support;
   /// A node that cannot be read, or a record of which it cannot be told whether it stands on another. The walk goes on.
   std::function<void(const Ref&, const Error&)> on_damage;
+  /// False: visit_support is only called for nodes. Who visits many chunks asks for what they stand on pack by pack
+  /// (ChunkStore::pack_table): in the order of the maps, tables would be read again and again.
+  bool supports_of_chunks = true;
 };
 /// For collect and check. Damaged chunk refs (rule 10) are visited, being in no pack.
 void walk_records(ChunkStore& store, const MaybeRef& root, const RecordVisitor& visitor);

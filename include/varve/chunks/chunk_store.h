@@ -96,6 +96,8 @@ class ChunkStore {
   [[nodiscard]] Result<BytesPointer> load_chunk_once(const Ref& ref);
   /// The same with what encode_chunk_delta() needs. Only whole chunks come from the cache.
   [[nodiscard]] Result<DeltaParent> load_delta_parent(const Ref& ref);
+  /// Whether the chunk is stored as a delta. EIO (damaged), and system errors, when that cannot be told.
+  [[nodiscard]] Result<bool> is_chunk_delta(const Ref& ref);
   /// The records that this one stands on, if it is a delta: first its base (which is none itself), then those it takes
   /// blocks from. They must be kept as long as the delta, but not what they stand on in turn. EIO (damaged), and system
   /// errors, when that cannot be told.
