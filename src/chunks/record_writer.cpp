@@ -223,9 +223,11 @@ Result<Ref> RecordWriter::append_delta(const Digest& digest, EncodedDelta delta)
 /// Whether this record of the open pack is the same delta of the same records.
 bool RecordWriter::Implementation::has_delta(std::uint32_t ordinal, const EncodedDelta& delta) const {
   const format::Entry& entry = table.entries[ordinal];
-  const auto supports = std::ranges::equal_range(table.supports, ordinal, {}, &format::Support::ordinal);
-  return entry.kind == RecordKind::delta && entry.codec == delta.encoded.codec &&
-         std::ranges::equal(supports, delta.supports, {}, &format::Support::ref) &&
+  const auto first = std::ranges::lower_bound(table.supports, ordinal, {}, &format::Support::ordinal);
+  const auto last = std::ranges::upper_bound(table.supports, ordinal, {}, &format::Support::ordinal);
+  const bool same_supports = std::equal(first, last, delta.supports.begin(), delta.supports.end(),
+                                        [](const format::Support& a, const Ref& b) { return a.ref == b; });
+  return entry.kind == RecordKind::delta && entry.codec == delta.encoded.codec && same_supports &&
          same_bytes(payload(entry), delta.encoded.bytes);
 }
 
