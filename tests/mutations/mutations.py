@@ -175,7 +175,7 @@ MUTATIONS = [
              'snapshot/snapshot_test', 'Thinning.ALivingRecord*:Collect.KeepsWhatAHold*'),
     Mutation(14, 'what a delta stands on stays', 'src/snapshot/collect.cpp',
              'for (const Ref& support : record.supports) live_.insert(support);', 'static_cast<void>(record);',
-             'snapshot/snapshot_test', 'Thinning.APackThatIsMostlyDead*'),
+             'snapshot/snapshot_test', 'Collect.KeepsWhat*'),
     Mutation(14, 'no dead record can be held while it goes', 'src/chunks/root_registry.cpp',
              'condemned_.insert_or_assign(pack, std::move(kept));', 'static_cast<void>(kept);',
              'chunks/chunks_test', 'RootRegistry*'),
