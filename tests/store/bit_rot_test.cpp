@@ -100,10 +100,10 @@ Specimen larger_store(std::uint64_t seed) {
   std::mt19937_64 random(seed);
   Machine machine;
   Builder build(machine);
-  for (int d = 0; d < 4; ++d) {
+  for (std::uint64_t d = 0; d < 4; ++d) {
     const std::string disk = fmt::format("disk{}", d);
     build.make(disk);
-    for (int s = 0; s < 12; ++s) {
+    for (std::uint64_t s = 0; s < 12; ++s) {
       for (int w = 0; w < 6; ++w) {
         build.write(disk, 252 + random() % 8, chunk_of(random() % 200, random() % 16 != 0));
       }
