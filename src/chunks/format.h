@@ -53,7 +53,7 @@
 //              each first its *base*, the record that it changes, which has the same content (chunk or node) and is never
 //              a delta itself; then its *lenders*, records from which it takes blocks: deltas of which their own blocks
 //              are taken and nothing else, or full chunks. So nothing that a support stands on is needed, and any block
-//              takes two loads at most; any chunk as many as its table entry says at once. A support lives as long as
+//              takes two loads at most, and a chunk nine, all known from the table. A support lives as long as
 //              something stands on it; one that lends may be no longer readable as a chunk.
 //
 //     trailer  0   8  T, offset of the table

@@ -26,6 +26,14 @@ tl::unexpected<Error> as_pack_error(const Error& error, std::string_view name) {
   return tl::unexpected(error);
 }
 
+Status same_record(const format::Entry& entry, const Ref& ref, RecordKind content) {
+  if (!entry.kind) return fail_damaged("the record is gone");
+  if (content_of(*entry.kind) != content || entry.digest != ref.digest) {
+    return fail_damaged("the pack has another record there");
+  }
+  return {};
+}
+
 /// Damage may be a pack that was rewritten under our feet; what the system refuses is not.
 bool worth_another_try(const Error& error) {
   return error.kind == ErrorKind::damaged;
@@ -131,8 +139,7 @@ Result<ByteCount> PackReader::file_size(PackId pack) {
 bool PackReader::has(const Ref& ref, RecordKind content) {
   const auto pack = table(ref.pack);
   if (!pack || ref.ordinal >= (*pack)->entries.size()) return false;
-  const format::Entry& entry = (*pack)->entries[ref.ordinal];
-  return entry.kind && content_of(*entry.kind) == content && entry.digest == ref.digest;
+  return same_record((*pack)->entries[ref.ordinal], ref, content).has_value();
 }
 
 Result<std::vector<Ref>> PackReader::supports_of(const Ref& ref) {
@@ -171,18 +178,6 @@ Result<BytesPointer> PackReader::read_twice(const Ref& ref, RecordKind content, 
   records_loaded.fetch_add(1, std::memory_order_relaxed);
   return bytes;
 }
-
-namespace {
-
-Status same_record(const format::Entry& entry, const Ref& ref, RecordKind content) {
-  if (!entry.kind) return fail_damaged("the record is gone");
-  if (content_of(*entry.kind) != content || entry.digest != ref.digest) {
-    return fail_damaged("the pack has another record there");
-  }
-  return {};
-}
-
-}  // namespace
 
 Result<PackReader::Place> PackReader::find(const Ref& ref, RecordKind content) {
   VARVE_TRY_ASSIGN(auto places, find_all(std::span(&ref, 1), content));

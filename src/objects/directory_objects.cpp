@@ -79,6 +79,8 @@ class DirectoryObjects final : public ObjectStore {
   }
 
   void read_together(std::span<PartRead> parts) override {
+    // One waits for the medium in any case: no need to announce it.
+    if (parts.size() < 2) return ObjectStore::read_together(parts);
     struct Place {
       std::shared_ptr<const os::File> file;  ///< null: not found, or not to be had whole
       ByteOffset at;
