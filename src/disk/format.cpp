@@ -207,7 +207,10 @@ std::optional<Record> read_alternative(std::size_t index, std::span<const std::b
 }
 
 std::uint64_t chain_of(std::span<const std::byte> record, std::uint64_t previous) {
+  // Without this a state on the stack whose bytes happen to say "seeded with this already" (such as what the call for
+  // the same seed left there) keeps a secret that was overwritten since: xxhash.h at XXH3_INITSTATE.
   XXH3_state_t state;
+  XXH3_INITSTATE(&state);
   XXH3_64bits_reset_withSeed(&state, previous);
   XXH3_64bits_update(&state, record.data(), 8);
   XXH3_64bits_update(&state, record.data() + kRecordHeaderSize, record.size() - kRecordHeaderSize);
