@@ -1,11 +1,24 @@
-// One pack at a time is built in memory: header and payloads grow in `bytes_`, entries beside them; closing it appends
-// table and trailer and makes the object durable under its name at once.
+// One pack at a time grows in memory: header and payloads in `bytes`, entries beside them. Closing it appends table and
+// trailer and makes the object durable under its name, while the next one grows if there is a pool for that:
+//
+//     state     entered in    when                             left in
+//     open      open_pack     a record comes and none is open  close_pack
+//     closing   close_pack    it is full; finish()             settle, by then durable; after an error it stays
+//     durable   settle        announced to locator and cache   -
+//
+// Invariants:
+//  1. At most one is open and one is closing: close_pack() settles the one before first.
+//  2. While a thread of the pool writes the closing one (`written` is valid), nobody changes it.
+//  3. Records of both are found, by digest and bytes, as those in the locator are: equal ones are stored once.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <cstring>
+#include <future>
+#include <memory>
 #include <random>
 #include <unordered_map>
+#include <utility>
 
 #include "chunk_store_implementation.h"
 #include "delta.h"
@@ -30,31 +43,25 @@ bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
   return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
-}  // namespace
+/// A pack in memory.
+struct GrowingPack {
+  PackId id;  ///< 0: none
+  Bytes bytes;
+  format::Table table;
+  std::unordered_map<Digest, std::uint32_t> chunks_by_digest;
+  std::unordered_map<Digest, std::uint32_t> nodes_by_digest;
 
-struct RecordWriter::Implementation {
-  Implementation(ChunkStore::Implementation& store_parts, RootRegistry::Hold& record_hold)
-      : store(store_parts), hold(record_hold) {}
-
-  [[nodiscard]] Result<Ref> put(RecordKind kind, std::span<const std::byte> plain, const MaybeRef& similar);
-  [[nodiscard]] Result<std::optional<Ref>> put_node_delta(const Digest& digest, std::span<const std::byte> plain,
-                                                          const Ref& similar);
-  [[nodiscard]] std::optional<Ref> find_in_open_pack(RecordKind kind, const Digest& digest,
-                                                     std::span<const std::byte> plain) const;
-  [[nodiscard]] std::optional<Ref> find_stored(RecordKind kind, const Digest& digest, std::span<const std::byte> plain);
-  [[nodiscard]] Status check(RecordKind kind, std::size_t plain_bytes, const Encoded& encoded) const;
   [[nodiscard]] Ref add(RecordKind kind, const Digest& digest, std::size_t plain_bytes, const Encoded& encoded);
-  [[nodiscard]] Ref add_delta(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
-                              std::span<const Ref> supports, const Encoded& encoded);
-  [[nodiscard]] bool hold_with_supports(const Ref& ref, RecordKind content);
-  [[nodiscard]] bool has_delta(std::uint32_t ordinal, const EncodedDelta& delta) const;
-  [[nodiscard]] Status make_room();
-  [[nodiscard]] Status open_pack();
-  [[nodiscard]] Status close_pack();
-  [[nodiscard]] Status put_object(const std::string& name);
-  void announce();
+  /// The record of these bytes. (A delta's are not at hand: equal ones that come as deltas too, find_delta() finds.)
+  [[nodiscard]] std::optional<Ref> find(RecordKind kind, const Digest& digest, std::span<const std::byte> plain) const;
+  /// The record of this very encoding.
+  [[nodiscard]] std::optional<Ref> find_encoded(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
+                                                const Encoded& encoded) const;
+  /// The chunk that is this very delta of the same records.
+  [[nodiscard]] std::optional<Ref> find_delta(const Digest& digest, const EncodedDelta& delta) const;
 
-  /// The open pack's newest record of this digest and content: a digest may collide, then the older is not found.
+ private:
+  /// Its newest record of this digest and content: a digest may collide, then the older is not found.
   [[nodiscard]] std::optional<std::uint32_t> ordinal_of(RecordKind kind, const Digest& digest) const {
     const auto& known = content_of(kind) == RecordKind::node ? nodes_by_digest : chunks_by_digest;
     const auto it = known.find(digest);
@@ -63,14 +70,86 @@ struct RecordWriter::Implementation {
   [[nodiscard]] std::span<const std::byte> payload(const format::Entry& entry) const {
     return std::span(bytes).subspan(entry.offset, entry.stored);
   }
+};
+
+Ref GrowingPack::add(RecordKind kind, const Digest& digest, std::size_t plain_bytes, const Encoded& encoded) {
+  const auto ordinal = static_cast<std::uint32_t>(table.entries.size());
+  table.entries.push_back({digest, static_cast<std::uint32_t>(bytes.size()),
+                           static_cast<std::uint32_t>(encoded.bytes.size()), static_cast<std::uint32_t>(plain_bytes), kind,
+                           encoded.codec, 0});
+  bytes.insert(bytes.end(), encoded.bytes.begin(), encoded.bytes.end());
+  (content_of(kind) == RecordKind::node ? nodes_by_digest : chunks_by_digest).insert_or_assign(digest, ordinal);
+  return Ref{id, ordinal, digest};
+}
+
+std::optional<Ref> GrowingPack::find(RecordKind kind, const Digest& digest, std::span<const std::byte> plain) const {
+  const auto ordinal = ordinal_of(kind, digest);
+  if (!ordinal) return std::nullopt;
+  const format::Entry& entry = table.entries[*ordinal];
+  if (entry.plain != plain.size() || is_delta(*entry.kind)) return std::nullopt;
+  Bytes decoded(entry.plain);
+  if (!decode_payload(entry.codec, payload(entry), decoded) || !same_bytes(decoded, plain)) return std::nullopt;
+  return Ref{id, *ordinal, digest};
+}
+
+std::optional<Ref> GrowingPack::find_encoded(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
+                                             const Encoded& encoded) const {
+  const auto ordinal = ordinal_of(kind, digest);
+  if (!ordinal) return std::nullopt;
+  const format::Entry& entry = table.entries[*ordinal];
+  const bool same = entry.kind == kind && entry.codec == encoded.codec && entry.plain == plain_bytes &&
+                    same_bytes(payload(entry), encoded.bytes);
+  return same ? std::optional(Ref{id, *ordinal, digest}) : std::nullopt;
+}
+
+std::optional<Ref> GrowingPack::find_delta(const Digest& digest, const EncodedDelta& delta) const {
+  const auto ordinal = ordinal_of(RecordKind::delta, digest);
+  if (!ordinal) return std::nullopt;
+  const format::Entry& entry = table.entries[*ordinal];
+  const auto first = std::ranges::lower_bound(table.supports, *ordinal, {}, &format::Support::ordinal);
+  const auto last = std::ranges::upper_bound(table.supports, *ordinal, {}, &format::Support::ordinal);
+  const bool same_supports = std::equal(first, last, delta.supports.begin(), delta.supports.end(),
+                                        [](const format::Support& a, const Ref& b) { return a.ref == b; });
+  const bool same = entry.kind == RecordKind::delta && entry.codec == delta.encoded.codec && same_supports &&
+                    same_bytes(payload(entry), delta.encoded.bytes);
+  return same ? std::optional(Ref{id, *ordinal, digest}) : std::nullopt;
+}
+
+}  // namespace
+
+struct RecordWriter::Implementation {
+  Implementation(ChunkStore::Implementation& store_parts, RootRegistry::Hold& record_hold)
+      : store(store_parts), hold(record_hold) {}
+  ~Implementation() {
+    if (written.valid()) written.wait();  // invariant 2
+  }
+  Implementation(const Implementation&) = delete;
+  Implementation& operator=(const Implementation&) = delete;
+
+  [[nodiscard]] Result<Ref> put(RecordKind kind, std::span<const std::byte> plain, const MaybeRef& similar);
+  [[nodiscard]] Result<std::optional<Ref>> put_node_delta(const Digest& digest, std::span<const std::byte> plain,
+                                                          const Ref& similar);
+  [[nodiscard]] std::optional<Ref> find_growing(RecordKind kind, const Digest& digest,
+                                                std::span<const std::byte> plain) const;
+  [[nodiscard]] std::optional<Ref> find_stored(RecordKind kind, const Digest& digest, std::span<const std::byte> plain);
+  [[nodiscard]] Status check(RecordKind kind, std::size_t plain_bytes, const Encoded& encoded) const;
+  [[nodiscard]] Ref add(RecordKind kind, const Digest& digest, std::size_t plain_bytes, const Encoded& encoded);
+  [[nodiscard]] Ref add_delta(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
+                              std::span<const Ref> supports, const Encoded& encoded);
+  [[nodiscard]] bool hold_with_supports(const Ref& ref, RecordKind content);
+  [[nodiscard]] Status make_room();
+  [[nodiscard]] Status open_pack();
+  [[nodiscard]] Status close_pack();
+  [[nodiscard]] Status settle();
+  [[nodiscard]] Status put_object(const GrowingPack& pack) const;
+  void announce(const GrowingPack& pack);
 
   ChunkStore::Implementation& store;
   RootRegistry::Hold& hold;
-  PackId pack;  ///< 0: none open
-  Bytes bytes;
-  format::Table table;
-  std::unordered_map<Digest, std::uint32_t> chunks_by_digest;
-  std::unordered_map<Digest, std::uint32_t> nodes_by_digest;
+  GrowingPack open;
+  GrowingPack closing;
+  std::future<Status> written;  ///< of `closing`
+  Bytes spare;                  ///< memory of the one before
   std::uint64_t stored_bytes = 0;
 };
 
@@ -91,7 +170,7 @@ Result<Ref> RecordWriter::Implementation::put(RecordKind kind, std::span<const s
     return fail_refused(EINVAL, "a record of the wrong length");
   }
   const Digest digest = store.options.digest(plain);
-  if (const auto found = find_in_open_pack(kind, digest, plain)) return *found;
+  if (const auto found = find_growing(kind, digest, plain)) return *found;
   if (const auto found = find_stored(kind, digest, plain)) return *found;
   if (similar && !similar->damaged()) {
     VARVE_TRY_ASSIGN(const auto delta, put_node_delta(digest, plain, *similar));
@@ -125,40 +204,29 @@ Result<std::optional<Ref>> RecordWriter::Implementation::put_node_delta(const Di
 Ref RecordWriter::Implementation::add_delta(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
                                             std::span<const Ref> supports, const Encoded& encoded) {
   for (const Ref& support : supports) {
-    table.supports.push_back({static_cast<std::uint32_t>(table.entries.size()), support});
+    open.table.supports.push_back({static_cast<std::uint32_t>(open.table.entries.size()), support});
   }
   const Ref ref = add(kind, digest, plain_bytes, encoded);
-  table.entries.back().lenders = static_cast<std::uint8_t>(supports.size() - 1);
+  open.table.entries.back().lenders = static_cast<std::uint8_t>(supports.size() - 1);
   return ref;
 }
 
 /// The open pack has room.
 Ref RecordWriter::Implementation::add(RecordKind kind, const Digest& digest, std::size_t plain_bytes,
                                       const Encoded& encoded) {
-  const auto ordinal = static_cast<std::uint32_t>(table.entries.size());
-  table.entries.push_back({digest, static_cast<std::uint32_t>(bytes.size()), static_cast<std::uint32_t>(encoded.bytes.size()),
-                           static_cast<std::uint32_t>(plain_bytes), kind, encoded.codec, 0});
-  bytes.insert(bytes.end(), encoded.bytes.begin(), encoded.bytes.end());
-  (content_of(kind) == RecordKind::node ? nodes_by_digest : chunks_by_digest).insert_or_assign(digest, ordinal);
   stored_bytes += encoded.bytes.size();
-  return Ref{pack, ordinal, digest};
+  return open.add(kind, digest, plain_bytes, encoded);
 }
 
 std::optional<Ref> RecordWriter::find_equal(RecordKind kind, const Digest& digest, std::span<const std::byte> plain) {
-  if (const auto found = implementation_->find_in_open_pack(kind, digest, plain)) return found;
+  if (const auto found = implementation_->find_growing(kind, digest, plain)) return found;
   return implementation_->find_stored(kind, digest, plain);
 }
 
-std::optional<Ref> RecordWriter::Implementation::find_in_open_pack(RecordKind kind, const Digest& digest,
-                                                                   std::span<const std::byte> plain) const {
-  const auto ordinal = ordinal_of(kind, digest);
-  if (!ordinal) return std::nullopt;
-  const format::Entry& entry = table.entries[*ordinal];
-  // A delta's bytes are not at hand: equal ones that come as deltas too are found by append_delta().
-  if (entry.plain != plain.size() || is_delta(*entry.kind)) return std::nullopt;
-  Bytes decoded(entry.plain);
-  if (!decode_payload(entry.codec, payload(entry), decoded) || !same_bytes(decoded, plain)) return std::nullopt;
-  return Ref{pack, *ordinal, digest};
+std::optional<Ref> RecordWriter::Implementation::find_growing(RecordKind kind, const Digest& digest,
+                                                              std::span<const std::byte> plain) const {
+  if (const auto found = open.find(kind, digest, plain)) return found;
+  return closing.find(kind, digest, plain);
 }
 
 std::optional<Ref> RecordWriter::Implementation::find_stored(RecordKind kind, const Digest& digest,
@@ -190,12 +258,8 @@ bool RecordWriter::Implementation::hold_with_supports(const Ref& ref, RecordKind
 Result<Ref> RecordWriter::append(RecordKind kind, const Digest& digest, std::size_t plain_bytes, Encoded encoded) {
   Implementation& self = *implementation_;
   VARVE_TRY(self.check(kind, plain_bytes, encoded));
-  if (const auto ordinal = self.ordinal_of(kind, digest)) {
-    const format::Entry& entry = self.table.entries[*ordinal];
-    if (entry.kind == kind && entry.codec == encoded.codec && entry.plain == plain_bytes &&
-        same_bytes(self.payload(entry), encoded.bytes)) {
-      return Ref{self.pack, *ordinal, digest};
-    }
+  for (const GrowingPack* pack : {&self.open, &self.closing}) {
+    if (const auto found = pack->find_encoded(kind, digest, plain_bytes, encoded)) return *found;
   }
   VARVE_TRY(self.make_room());
   return self.add(kind, digest, plain_bytes, encoded);
@@ -208,8 +272,9 @@ Result<Ref> RecordWriter::append_delta(const Digest& digest, EncodedDelta delta)
   if (!supported || delta.encoded.bytes.empty() || delta.encoded.bytes.size() >= plain_bytes) {
     return fail_refused(EINVAL, "a record of the wrong length");
   }
-  const auto there = self.ordinal_of(RecordKind::delta, digest);
-  if (there && self.has_delta(*there, delta)) return Ref{self.pack, *there, digest};
+  for (const GrowingPack* pack : {&self.open, &self.closing}) {
+    if (const auto found = pack->find_delta(digest, delta)) return *found;
+  }
   for (const Ref& support : delta.supports) {
     // Reachable through an owner's root, or held: collect cannot have condemned it.
     if (!self.hold.try_hold(support)) {
@@ -218,17 +283,6 @@ Result<Ref> RecordWriter::append_delta(const Digest& digest, EncodedDelta delta)
   }
   VARVE_TRY(self.make_room());
   return self.add_delta(RecordKind::delta, digest, plain_bytes, delta.supports, delta.encoded);
-}
-
-/// Whether this record of the open pack is the same delta of the same records.
-bool RecordWriter::Implementation::has_delta(std::uint32_t ordinal, const EncodedDelta& delta) const {
-  const format::Entry& entry = table.entries[ordinal];
-  const auto first = std::ranges::lower_bound(table.supports, ordinal, {}, &format::Support::ordinal);
-  const auto last = std::ranges::upper_bound(table.supports, ordinal, {}, &format::Support::ordinal);
-  const bool same_supports = std::equal(first, last, delta.supports.begin(), delta.supports.end(),
-                                        [](const format::Support& a, const Ref& b) { return a.ref == b; });
-  return entry.kind == RecordKind::delta && entry.codec == delta.encoded.codec && same_supports &&
-         same_bytes(payload(entry), delta.encoded.bytes);
 }
 
 Status RecordWriter::Implementation::check(RecordKind kind, std::size_t plain_bytes, const Encoded& encoded) const {
@@ -243,9 +297,10 @@ Status RecordWriter::Implementation::check(RecordKind kind, std::size_t plain_by
 }
 
 Status RecordWriter::Implementation::make_room() {
-  const std::size_t table_bytes = format::table_and_trailer_bytes(table.entries.size(), table.supports.size());
-  if (bytes.size() >= store.options.pack_bytes || table_bytes >= kPackTableTarget) VARVE_TRY(close_pack());
-  if (pack == PackId{0}) VARVE_TRY(open_pack());
+  const std::size_t table_bytes =
+      format::table_and_trailer_bytes(open.table.entries.size(), open.table.supports.size());
+  if (open.bytes.size() >= store.options.pack_bytes || table_bytes >= kPackTableTarget) VARVE_TRY(close_pack());
+  if (open.id == PackId{0}) VARVE_TRY(open_pack());
   return {};
 }
 
@@ -257,39 +312,47 @@ Status RecordWriter::Implementation::open_pack() {
     if (id == PackId{0} || (id.value() & format::kReservedIdBits) != 0) continue;
     VARVE_TRY_ASSIGN(const auto existing, store.packs.generations(id));
     if (!existing.empty() || !hold.try_hold_pack(id)) continue;
-    pack = id;
-    bytes.clear();
+    open.id = id;
+    open.bytes = std::exchange(spare, {});
+    open.bytes.clear();
     // At once, not by doubling: that takes three times the memory for a moment.
-    bytes.reserve(store.options.pack_bytes + store.geometry.chunk_bytes() + kTableReserve);
-    format::put_header(bytes);
+    open.bytes.reserve(store.options.pack_bytes + store.geometry.chunk_bytes() + kTableReserve);
+    format::put_header(open.bytes);
     return {};
   }
   return fail(EIO, ErrorKind::system, "no free pack id was found: is there a source of random numbers?");
 }
 
 Status RecordWriter::finish() {
-  return implementation_->close_pack();
+  VARVE_TRY(implementation_->close_pack());
+  return implementation_->settle();
 }
 
 Status RecordWriter::Implementation::close_pack() {
-  if (table.entries.empty()) return {};
-  const std::size_t end_of_payloads = bytes.size();
-  format::put_table_and_trailer(bytes, pack, 0, table);
-  const Status put = put_object(format::pack_name(pack, 0));
-  if (!put) {
-    bytes.resize(end_of_payloads);  // as it was: finish() may be tried again
-    return put;
-  }
-  announce();
-  pack = PackId{0};
-  bytes.clear();
-  table = {};
-  chunks_by_digest.clear();
-  nodes_by_digest.clear();
+  VARVE_TRY(settle());  // invariant 1
+  if (open.table.entries.empty()) return {};
+  format::put_table_and_trailer(open.bytes, open.id, 0, open.table);
+  closing = std::exchange(open, {});
+  if (store.options.pack_writers == nullptr) return settle();
+  auto task = std::make_shared<std::packaged_task<Status()>>([this] { return put_object(closing); });
+  written = task->get_future();
+  store.options.pack_writers->submit([task] { (*task)(); });
   return {};
 }
 
-Status RecordWriter::Implementation::put_object(const std::string& name) {
+/// What was closed is durable and announced, or stays to be tried again.
+Status RecordWriter::Implementation::settle() {
+  if (closing.id == PackId{0}) return {};
+  VARVE_TRY(written.valid() ? written.get() : put_object(closing));
+  announce(closing);
+  spare = std::move(closing.bytes);
+  closing = {};
+  return {};
+}
+
+Status RecordWriter::Implementation::put_object(const GrowingPack& pack) const {
+  const std::string name = format::pack_name(pack.id, 0);
+  const Bytes& bytes = pack.bytes;
   VARVE_TRY_ASSIGN(const objects::PutOutcome outcome, store.objects.put_if_absent(name, bytes));
   if (outcome == objects::PutOutcome::created) return {};
   // Either an earlier try of ours that was not acknowledged, or somebody took the id since it was chosen.
@@ -301,18 +364,18 @@ Status RecordWriter::Implementation::put_object(const std::string& name) {
 }
 
 /// After the pack is durable, and only then: what the locator leads to is there.
-void RecordWriter::Implementation::announce() {
+void RecordWriter::Implementation::announce(const GrowingPack& pack) {
   std::vector<Locator::Entry> places;
-  places.reserve(table.entries.size());
-  for (std::uint32_t ordinal = 0; ordinal < table.entries.size(); ++ordinal) {
-    const format::Entry& entry = table.entries[ordinal];
-    places.push_back({content_of(*entry.kind), Ref{pack, ordinal, entry.digest}});
+  places.reserve(pack.table.entries.size());
+  for (std::uint32_t ordinal = 0; ordinal < pack.table.entries.size(); ++ordinal) {
+    const format::Entry& entry = pack.table.entries[ordinal];
+    places.push_back({content_of(*entry.kind), Ref{pack.id, ordinal, entry.digest}});
   }
-  if (const auto added = store.locator.add_pack(pack, places); !added) {
-    log::warning("pack {:016x} will not be shared until the next mount: {}", pack.value(), added.error().message);
+  if (const auto added = store.locator.add_pack(pack.id, places); !added) {
+    log::warning("pack {:016x} will not be shared until the next mount: {}", pack.id.value(), added.error().message);
   }
   store.packs_written.fetch_add(1, std::memory_order_relaxed);
-  store.packs.remember(pack, std::make_shared<const PackTable>(0, 0, table));
+  store.packs.remember(pack.id, std::make_shared<const PackTable>(0, 0, pack.table));
 }
 
 std::uint64_t RecordWriter::stored_bytes() const {

@@ -20,7 +20,7 @@ constexpr std::uint64_t kSmall = 1 * kGiB;
 constexpr std::uint64_t kChunkCacheShare = 8;
 constexpr std::uint64_t kNodeCacheShare = 32;
 constexpr std::uint64_t kLocatorShare = 32;
-constexpr std::uint64_t kPackShare = 32;
+constexpr std::uint64_t kPackShare = 64;
 constexpr std::uint64_t kReadaheadShare = 256;
 constexpr std::uint64_t kThreadShare = 32 * kMiB;  ///< one for each so many bytes
 
@@ -76,7 +76,7 @@ MemoryPlan plan_memory(ByteCount memory) {
       .chunk_cache = share_of(bytes, kChunkCacheShare, 8 * kMiB, 256 * kMiB),
       .node_cache = share_of(bytes, kNodeCacheShare, 2 * kMiB, 64 * kMiB),
       .locator = share_of(bytes, kLocatorShare, 2 * kMiB, 48 * kMiB),
-      .pack = share_of(bytes, kPackShare, 2 * kMiB, 16 * kMiB),
+      .pack = share_of(bytes, kPackShare, 1 * kMiB, 16 * kMiB),
       .threads = static_cast<unsigned>(std::clamp<std::uint64_t>(bytes / kThreadShare, 4, 16)),
       .readahead_kib = static_cast<unsigned>(share_of(bytes, kReadaheadShare, 128 * kKiB, 4 * kMiB) / kKiB),
       .is_small = bytes < kSmall,

@@ -14,7 +14,7 @@ struct MemoryPlan {
   std::size_t chunk_cache = 0;  ///< 256 MiB
   std::size_t node_cache = 0;   ///< 64 MiB
   std::size_t locator = 0;      ///< 48 MiB
-  std::size_t pack = 0;         ///< 16 MiB, for each of two commits
+  std::size_t pack = 0;         ///< 16 MiB, two for each of two commits
   unsigned threads = 0;         ///< 16 that serve the kernel, with buffers of 2 MiB each
   unsigned readahead_kib = 0;   ///< 4096, for each sequential reader
   bool is_small = false;        ///< freed memory goes back to the machine at once

@@ -17,6 +17,7 @@
 #include "foreign_entry.h"
 #include "joined_files.h"
 #include "joining.h"
+#include "varve/core/buffer.h"
 #include "varve/core/single_flight_cache.h"
 #include "varve/core/sync.h"
 #include "varve/objects/object_store.h"
@@ -26,6 +27,13 @@ namespace {
 
 /// Descriptors kept open: a cold random read is then one system call, not three.
 constexpr std::size_t kOpenFiles = 256;
+/// Larger objects are written past the page cache. Through it, their pages push out what guests read, and a sync of any
+/// other file, such as a live image's, may have to wait until the filesystem's journal has written them all (ext4,
+/// data=ordered).
+constexpr std::size_t kDirectFrom = 1 * kMiB;
+/// One at a time is on its way: what a live image's write waits for behind it.
+constexpr std::size_t kDirectPiece = 512 * kKiB;
+static_assert(kDirectPiece % AlignedBuffer::kAlignment == 0);
 /// How often an object is looked for again that was being moved.
 constexpr int kLooks = 4;
 
@@ -200,9 +208,28 @@ class DirectoryObjects final : public ObjectStore {
   }
 
   Status write_whole(const std::string& path, std::span<const std::byte> bytes) {
-    VARVE_TRY_ASSIGN(const auto file, storage_.open(path, {.write = true, .create = true, .exclusive = true}));
-    VARVE_TRY(file->write(ByteOffset{0}, bytes));
+    const bool direct = bytes.size() >= kDirectFrom;
+    VARVE_TRY_ASSIGN(const auto file,
+                     storage_.open(path, {.write = true, .create = true, .exclusive = true, .direct = direct}));
+    VARVE_TRY(file->alignment() == 1 ? file->write(ByteOffset{0}, bytes) : write_directly(*file, bytes));
     return file->sync_data();
+  }
+
+  /// In pieces from aligned memory, the last one filled up and cut again.
+  static Status write_directly(os::File& file, std::span<const std::byte> bytes) {
+    const std::size_t grid = file.alignment();
+    const auto on_grid = [grid](std::size_t count) { return (count + grid - 1) / grid * grid; };
+    if (auto done = file.preallocate(ByteOffset{0}, ByteCount{on_grid(bytes.size())}); !done) {
+      if (done.error().code != EOPNOTSUPP) return done;
+    }
+    AlignedBuffer buffer(kDirectPiece);
+    for (std::size_t at = 0; at < bytes.size(); at += kDirectPiece) {
+      const auto piece = bytes.subspan(at, std::min(kDirectPiece, bytes.size() - at));
+      const auto out = buffer.span().first(on_grid(piece.size()));
+      std::ranges::fill(std::ranges::copy(piece, out.begin()).out, out.end(), std::byte{0});
+      VARVE_TRY(file.write(ByteOffset{at}, out));
+    }
+    return on_grid(bytes.size()) == bytes.size() ? Status{} : file.resize(ByteCount{bytes.size()});
   }
 
   /// Makes the folder and its parents durable, once in the life of this object: what is there may have been made by a

@@ -33,6 +33,10 @@ void OpenStore::assemble(Environment environment) {
   chunk_options.chunk_cache_bytes = options_.chunk_cache_bytes;
   chunk_options.node_cache_bytes = options_.node_cache_bytes;
   chunk_options.pack_bytes = options_.pack_bytes;
+  if (options_.background) {
+    services_.pack_writers = std::make_unique<ThreadPool>("pack", kPackThreads, kPackThreads);
+    chunk_options.pack_writers = services_.pack_writers.get();
+  }
   services_.chunks = std::make_unique<chunks::ChunkStore>(*services_.objects, *services_.locator, services_.registry,
                                                           settings_.geometry, std::move(chunk_options));
   services_.base = std::make_unique<snapshot::MapSource>(*services_.chunks);

@@ -16,8 +16,10 @@
 
 namespace varve::store {
 
-/// Threads that compress for commits, and that read ahead for snapshot images.
+/// Threads that compress for commits, that write their packs (one for each commit), and that read ahead for snapshot
+/// images.
 inline constexpr std::size_t kEncoderThreads = 2;
+inline constexpr std::size_t kPackThreads = 2;
 inline constexpr std::size_t kPrefetchThreads = 4;
 inline constexpr std::size_t kMaxQueuedPrefetches = 256;
 
@@ -52,6 +54,7 @@ struct Services {
   std::unique_ptr<os::VolatileStorage> maps;
   std::unique_ptr<chunks::Locator> locator;
   std::unique_ptr<objects::ObjectStore> objects;
+  std::unique_ptr<ThreadPool> pack_writers;  ///< null without background threads: a pack is written where it is filled
   chunks::RootRegistry registry;
   std::unique_ptr<chunks::ChunkStore> chunks;
   std::unique_ptr<snapshot::MapSource> base;

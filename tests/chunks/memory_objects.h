@@ -19,6 +19,7 @@ class MemoryObjects final : public objects::ObjectStore {
   using Bytes = std::vector<std::byte>;
 
   Result<objects::PutOutcome> put_if_absent(std::string_view name, std::span<const std::byte> bytes) override {
+    if (before_put) before_put(name);
     const int code = put_error.exchange(0);
     if (code != 0 && !put_happens_anyway) return fail_system(code, name);
     MutexLock lock(mutex_);
@@ -71,6 +72,7 @@ class MemoryObjects final : public objects::ObjectStore {
   std::atomic<std::size_t> largest_read{0};
   std::atomic<int> put_error{0};    ///< the next put fails so
   bool put_happens_anyway = false;  ///< … but only its acknowledgement is lost
+  std::function<void(std::string_view)> before_put;
   std::function<void(std::string_view)> before_read;
 
  private:

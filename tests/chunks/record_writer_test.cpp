@@ -1,5 +1,8 @@
 #include <atomic>
+#include <latch>
 #include <thread>
+#include <utility>
+#include <vector>
 
 #include "chunks/fixture.h"
 
@@ -88,6 +91,84 @@ TEST_F(RecordWriterTest, AFailedWriteCanBeTriedAgain) {
     EXPECT_TRUE(writer.finish());
     EXPECT_EQ(*store->load_chunk(ref).value(), chunk);
   }
+}
+
+/// With a thread that writes packs, small ones.
+struct PackWriters : RecordWriterTest {
+  PackWriters() {
+    ChunkStoreOptions options;
+    options.pack_bytes = 4 * kTestChunk;
+    options.pack_writers = &pool;
+    reopen(options);
+  }
+  /// Chunks that don't compress fill a pack by fours.
+  static Bytes full_size(std::uint64_t i) { return make_chunk(2 * i); }
+  static constexpr std::uint64_t kPack = 4;
+  ThreadPool pool{"pack", 1, 1};
+};
+
+TEST_F(PackWriters, TheNextPackGrowsWhileOneIsWritten) {
+  std::latch may_write(1);
+  objects.before_put = [&](std::string_view) { may_write.wait(); };
+  RootRegistry::Hold hold(registry);
+  RecordWriter writer(*store, hold);
+  std::vector<Ref> refs;
+  for (std::uint64_t i = 0; i < 2 * kPack; ++i) refs.push_back(writer.put_chunk(full_size(i)).value());
+  EXPECT_EQ(pack_count(), 0u);
+  EXPECT_NE(refs.front().pack, refs.back().pack);
+  // What is in the pack that waits to be written is known like everything else.
+  EXPECT_EQ(writer.put_chunk(full_size(0)).value(), refs.front());
+  EXPECT_EQ(writer.put_chunk(full_size(2 * kPack - 1)).value(), refs.back());
+  const Bytes first = full_size(0);
+  EXPECT_EQ(writer.append(RecordKind::full, store->digest(first), first.size(), encode_payload(first, {}).value()).value(),
+            refs.front());
+  may_write.count_down();
+  for (std::uint64_t i = 2 * kPack; i < 9 * kPack + 1; ++i) refs.push_back(writer.put_chunk(full_size(i)).value());
+  ASSERT_TRUE(writer.finish());
+  EXPECT_EQ(pack_count(), 10u);
+  for (std::uint64_t i = 0; i < refs.size(); ++i) EXPECT_EQ(*store->load_chunk(refs[i]).value(), full_size(i));
+}
+
+TEST_F(PackWriters, AFailedWriteIsSaidAndCanBeTriedAgain) {
+  for (const bool happened : {false, true}) {  // true: only the acknowledgement was lost
+    RootRegistry::Hold hold(registry);
+    RecordWriter writer(*store, hold);
+    objects.put_happens_anyway = happened;
+    objects.put_error = ENOSPC;
+    std::vector<std::pair<Ref, std::uint64_t>> kept;
+    int refused = 0;
+    for (std::uint64_t i = 0; i < 4 * kPack; ++i) {
+      const std::uint64_t number = i + (happened ? 1000 : 2000);
+      auto ref = writer.put_chunk(full_size(number));
+      if (!ref) {
+        EXPECT_EQ(ref.error().code, ENOSPC);
+        ++refused;
+        ref = writer.put_chunk(full_size(number));
+      }
+      kept.emplace_back(ref.value(), number);
+    }
+    EXPECT_EQ(refused, 1);
+    ASSERT_TRUE(writer.finish());
+    for (const auto& [ref, number] : kept) EXPECT_EQ(*store->load_chunk(ref).value(), full_size(number));
+  }
+}
+
+TEST_F(PackWriters, AWriterThatGoesWaitsForItsPack) {
+  std::latch may_write(1);
+  std::atomic<bool> wrote{false};
+  objects.before_put = [&](std::string_view) {
+    may_write.wait();
+    wrote = true;
+  };
+  std::jthread later;
+  {
+    RootRegistry::Hold hold(registry);
+    RecordWriter writer(*store, hold);
+    for (std::uint64_t i = 0; i <= kPack; ++i) ASSERT_TRUE(writer.put_chunk(full_size(i)));
+    later = std::jthread([&] { may_write.count_down(); });
+  }
+  EXPECT_TRUE(wrote);
+  EXPECT_TRUE(locator->known_packs()->empty());  // it was never announced: garbage
 }
 
 TEST_F(RecordWriterTest, WithoutFinishNothingIsLeft) {

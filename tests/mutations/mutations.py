@@ -129,6 +129,8 @@ MUTATIONS = [
              '''    std::visit([this](const auto& what) { return send(session_, what); }, notification);
     ++pushed_, ++sent_;''',
              'fuse/fuse_test', 'NotifierTest.Rule12*'),
+    Mutation(9, 'a record is hashed from its own bytes alone', 'src/disk/format.cpp',
+             'XXH3_INITSTATE(&state);', '', DISK, 'JournalFormat.*'),
     Mutation(13, 'Homes that nothing names are freed after a crash', 'src/disk/recovery.cpp',
              'homes_to_punch.push_back({ChunkIndex{0}, ChunkCount{home_chunks}});', '',
              DISK, RULES + 'Rule13Homes*'),

@@ -14,6 +14,8 @@ namespace {
 using objects::PutOutcome;
 
 const std::string kText(7000, 'p');
+/// Written past the page cache, in pieces.
+const std::string kLargeText(3 * kMiB / 2 + 5, 'p');
 
 TEST(DirectoryObjects, CreatedMeansDurableWithTheNameAndItsFolders) {
   const std::uint64_t seed = seed_for("CreatedMeansDurable");
@@ -44,6 +46,38 @@ TEST(DirectoryObjects, AtEveryCrashAnObjectIsWholeOrNotThere) {
     for (const auto& entry : left.value_or(std::vector<os::DirectoryEntry>{})) EXPECT_EQ(entry.name, "ab");
   }
   EXPECT_EQ(outcomes.size(), 2U);
+}
+
+TEST(DirectoryObjects, AtEveryCrashALargeObjectIsWholeOrNotThere) {
+  const std::uint64_t seed = seed_for("LargeWholeOrNotThere");
+  std::set<bool> outcomes;
+  for (std::uint64_t i = 0; i < 160; ++i) {
+    MemoryStorage storage;
+    auto objects = objects::make_directory_objects(storage);
+    storage.cut_off_at(1 + i % 16);
+    const bool created = objects->put_if_absent("packs/ab/1.pack", bytes_of(kLargeText)).has_value();
+    storage.lose_power(seed + i);
+    const auto found = os::read_file(storage, "packs/ab/1.pack", ByteCount{4 * kMiB});
+    EXPECT_TRUE(found ? text_of(*found) == kLargeText : !created) << "seed " << seed + i;
+    outcomes.insert(created);
+  }
+  EXPECT_EQ(outcomes.size(), 2U);
+}
+
+TEST(DirectoryObjects, AFailedPutOfALargeObjectLeavesNothing) {
+  for (std::uint64_t k = 1; k <= 16; ++k) {
+    for (const int code : {ENOSPC, EIO, EOPNOTSUPP}) {
+      MemoryStorage storage;
+      auto objects = objects::make_directory_objects(storage);
+      storage.fail_at(k, code);
+      const auto outcome = objects->put_if_absent("packs/ab/1", bytes_of(kLargeText));
+      const auto found = os::read_file(storage, "packs/ab/1", ByteCount{4 * kMiB});
+      EXPECT_TRUE(found ? text_of(*found) == kLargeText : !outcome) << "call " << k << ", error " << code;
+      storage.clear_faults();
+      ASSERT_OK(objects->put_if_absent("packs/ab/1", bytes_of(kLargeText)));
+      EXPECT_EQ(storage.list("packs/ab")->size(), 1U) << "call " << k;
+    }
+  }
 }
 
 TEST(DirectoryObjects, ExistsIsSaidOfDurableObjectsOnly) {

@@ -109,6 +109,20 @@ TEST_P(ObjectContract, AnEmptyObjectIsAnObject) {
   EXPECT_EQ(objects_.size("empty").value(), ByteCount{0});
 }
 
+TEST_P(ObjectContract, ALargeObjectKeepsEveryByteAndItsLength) {
+  for (const std::size_t size : {kMiB - 1, kMiB, kMiB + 1, kMiB + kMiB / 2, 2 * kMiB + 4095, 3 * kMiB + 4097}) {
+    std::vector<std::byte> bytes(size);
+    for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::byte>(i ^ (i >> 8) ^ (i >> 16));
+    const std::string name = "packs/" + std::to_string(size);
+    ASSERT_EQ(objects_.put_if_absent(name, bytes).value(), PutOutcome::created);
+    EXPECT_EQ(objects_.size(name).value(), ByteCount{size});
+    std::vector<std::byte> out(size + 1);
+    EXPECT_EQ(objects_.read(name, ByteOffset{0}, out).value(), size);
+    out.resize(size);
+    EXPECT_TRUE(out == bytes) << size;
+  }
+}
+
 TEST_P(ObjectContract, AbsentIsSaid) {
   std::vector<std::byte> out(4);
   const auto read = objects_.read("absent", ByteOffset{0}, out);

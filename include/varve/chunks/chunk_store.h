@@ -1,7 +1,8 @@
 // Records in packs: written by a RecordWriter, read through a ChunkStore that verifies each record against its
 // digest on every load from disk and keeps what it decoded in two byte-bounded caches (chunks; nodes and tables).
 //
-// Memory: the two budgets, plus one pack under construction per RecordWriter (pack_bytes + one record + its table).
+// Memory: the two budgets, plus two packs per RecordWriter, one that grows and one that is being written (each pack_bytes
+// + one record + its table).
 // A pack table costs 32 bytes a record, a delta 24 more for each record that it stands on (and 4): for a 16 MiB pack of
 // 64 KiB chunks at ratio 2.5, 20 KiB; so the tables' half of a node cache of 64 MiB knows 26 GiB of packs, or 64 GiB of
 // chunks. Of deltas alone, that store 2 KiB for a block and stand on five records each, it knows 200,000: 400 MiB of
@@ -21,6 +22,7 @@
 #include "varve/chunks/root_registry.h"
 #include "varve/core/result.h"
 #include "varve/core/single_flight_cache.h"
+#include "varve/core/thread_pool.h"
 #include "varve/objects/object_store.h"
 
 namespace varve::chunks {
@@ -42,6 +44,8 @@ struct ChunkStoreOptions {
   std::size_t chunk_cache_bytes = 256 * kMiB;
   std::size_t node_cache_bytes = 64 * kMiB;  ///< map nodes (half) and pack tables (half)
   std::size_t pack_bytes = kPackTarget;  ///< less where memory is short
+  /// Writes a pack that is full while the next one grows; must outlive the store. Null: whoever fills it waits.
+  ThreadPool* pack_writers = nullptr;
   /// Tests put a weak function here, so that digests of different bytes collide, and chosen pack ids.
   DigestFunction digest = &digest_of;
   std::function<PackId()> new_pack_id;  ///< unset: random
@@ -156,7 +160,7 @@ class ChunkStore {
                                                                      Compression compression);
 
 /// Writes the records of one commit. A ref it returns is readable through the ChunkStore once the pack it is in is
-/// durable: after finish(), or earlier when the pack filled up. Everything it writes or shares is in its hold until
+/// durable: after finish(), or earlier when another pack filled up after it. Everything it writes or shares is in its hold until
 /// it goes. One thread at a time; encoding may run in parallel beforehand: find_equal(), else encode_payload()
 /// anywhere, then append().
 ///
@@ -166,9 +170,9 @@ class RecordWriter {
  public:
   /// `store` and `hold` must outlive it; `hold` belongs to the store's registry.
   RecordWriter(ChunkStore& store, RootRegistry::Hold& hold);
-  ~RecordWriter();  ///< without finish(): what was not yet durable is dropped
+  ~RecordWriter();  ///< without finish(): what was not yet durable is dropped, or a pack that nothing names
 
-  /// A record with these bytes: an existing one found by digest (in this writer's open pack or through the locator),
+  /// A record with these bytes: an existing one found by digest (in this writer's packs or through the locator),
   /// compared byte by byte, or a new one. A chunk has chunk_size bytes, else EINVAL.
   [[nodiscard]] Result<Ref> put_chunk(std::span<const std::byte> plain);
   /// `similar`: a node that differs little, if one is known. Where it pays the new one is stored as a delta on it (or
@@ -176,7 +180,7 @@ class RecordWriter {
   [[nodiscard]] Result<Ref> put_node(std::span<const std::byte> plain, const MaybeRef& similar = {});
   /// The shareable record with exactly these bytes, if there is one (and it is now held).
   [[nodiscard]] std::optional<Ref> find_equal(RecordKind kind, const Digest& digest, std::span<const std::byte> plain);
-  /// Appends an already encoded record, unless the open pack has the very same encoded bytes (two equal chunks that
+  /// Appends an already encoded record, unless its packs have the very same encoded bytes (two equal chunks that
   /// were encoded at the same time). `digest` is ChunkStore::digest of its plain bytes. Not for deltas: EINVAL.
   [[nodiscard]] Result<Ref> append(RecordKind kind, const Digest& digest, std::size_t plain_bytes, Encoded encoded);
   /// The same for what encode_chunk_delta() made. An owner, or something in the hold, must keep what it stands on.
