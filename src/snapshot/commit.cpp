@@ -20,9 +20,10 @@
 // States of a chunk between its reading and the map. Only the commit's own thread changes them:
 //
 //     state     entered in                 when                                  left in
-//     known     take_chunk                 zeros; unreadable (rule 10); a record apply_chunk
+//     reading   take_chunk -> readers      it changed                            classify_next, waits for the reader
+//     known     classify_next              zeros; unreadable (rule 10); a record apply_chunk
 //                                          with these bytes found by digest
-//     in flight take_chunk -> encoders     else: see below                       apply_chunk, waits for the encoder
+//     in flight classify_next -> encoders  else: see below                       apply_chunk, waits for the encoder
 //     applied   apply_chunk                its ref is in the map                 -
 //
 // What an encoder does with a chunk, and what becomes of it:
@@ -40,12 +41,14 @@
 //     append.
 //  3. Two chunks become one only after their bytes were compared: with P's in EncoderTask, with any other in
 //     RecordWriter::find_equal, or, when both were in flight, their encodings in RecordWriter::append.
-//  4. Memory: at most in_flight_limit() chunks with their encodings, and kMostSteps operations that have no bytes.
+//  4. Memory: at most in_flight_limit() chunks at hand (being read, or in flight, with their encodings), and kMostSteps
+//     operations that have no bytes.
 //  5. A chunk that the medium does not give back ends the commit, or, where the caller has waited long enough, becomes a
 //     damaged ref (rule 10), and no other chunk suffers. P's chunk that does not load is merely "not equal": the bytes
 //     at hand, or read then, replace it.
 //  6. Nobody sees anything of this before step 2: on an error or a stop whatever was written is garbage.
-//  7. The encoders work on buffers of in-flight steps; so nothing leaves this file before they have all answered.
+//  7. Readers and encoders work on steps and their buffers; so nothing leaves this file before they have all answered.
+//  8. Steps are classified in their order, too: those of steps_ that are not yet are its last unclassified_.
 #include "varve/snapshot/commit.h"
 
 #include <algorithm>
@@ -79,6 +82,8 @@ constexpr std::size_t kFewestInFlight = 2;
 constexpr std::size_t kMostSteps = 4096;
 constexpr std::size_t kRunsAtATime = 256;
 constexpr int kReadAttempts = 2;
+/// Chunks that are read ahead: enough for a medium to be asked for several at a time.
+constexpr std::size_t kMostReading = 16;
 
 std::size_t in_flight_limit(Geometry geometry) {
   return std::clamp(kMostBytesInFlight / geometry.chunk_bytes(), kFewestInFlight, kMostChunksInFlight);
@@ -96,27 +101,35 @@ struct Step {
   // chunk
   MaybeRef known;                          ///< the ref, unless in flight; nothing: zeros
   std::optional<BufferPool::Lease> bytes;  ///< until known, or while in flight
-  Digest digest;
+  Digest digest;                           ///< of `bytes`, where they are all of the chunk
+  bool zeros = false;                      ///< they are all there, and nothing else
   MaybeRef parent;                         ///< P's ref
   std::optional<disk::BlockSet> changed;   ///< what was read, where that is not all
   bool maybe_delta = false;
+  std::future<Status> reading;
   std::future<Result<Outcome>> in_flight;
 
-  [[nodiscard]] bool must_wait() const {
-    return in_flight.valid() && in_flight.wait_for(std::chrono::seconds(0)) != std::future_status::ready;
+  [[nodiscard]] bool must_wait_for_reader() const { return is_at_work(reading); }
+  [[nodiscard]] bool must_wait_for_encoder() const { return is_at_work(in_flight); }
+
+ private:
+  /// One that is deferred runs when it is asked for.
+  template <class T>
+  static bool is_at_work(const std::future<T>& future) {
+    return future.valid() && future.wait_for(std::chrono::seconds(0)) == std::future_status::timeout;
   }
 };
 
 class Commit {
  public:
   Commit(disk::LiveDisk& live, const disk::PendingInfo& pending, chunks::ChunkStore& chunks,
-         chunks::RootRegistry::Hold& hold, ThreadPool& encoders, CommitProgress& progress,
+         chunks::RootRegistry::Hold& hold, const CommitThreads& threads, CommitProgress& progress,
          const std::function<bool()>& stop, Unreadable unreadable)
       : live_(live),
         pending_(pending),
         chunks_(chunks),
         hold_(hold),
-        encoders_(encoders),
+        threads_(threads),
         progress_(progress),
         stop_(stop),
         unreadable_(unreadable),
@@ -126,7 +139,7 @@ class Commit {
         buffers_(geometry_.chunk_bytes(), in_flight_limit(geometry_)),
         writer_(chunks, hold),
         builder_(chunks, writer_, parent_.root()) {}
-  ~Commit() { wait_for_encoders(); }
+  ~Commit() { wait_for_threads(); }
   Commit(const Commit&) = delete;
   Commit& operator=(const Commit&) = delete;
 
@@ -140,7 +153,9 @@ class Commit {
   Status take_run(const disk::FrozenRun& run);
   Status take_step(Step step);
   Status take_chunk(ChunkIndex chunk);
-  Status read_chunk(Step& step);
+  void begin_to_read(Step& step);
+  Status read_chunk(Step& step) const;
+  Status classify_next();
   Status read(ChunkIndex chunk, std::span<std::byte> out) const;
   Status read_blocks(ChunkIndex chunk, const disk::BlockSet& blocks, std::span<std::byte> out) const;
   /// How much of the chunk lies in the image.
@@ -151,18 +166,19 @@ class Commit {
   Result<MaybeRef> unreadable(ChunkIndex chunk, const Error& error);
   void classify(Step& step);
   void send_to_encoders(Step& step);
+  void let_go_of_bytes(Step& step);
   Result<MaybeRef> parent_ref(ChunkIndex chunk);
   Status apply_front();
   Status apply_chunk(Step& step);
   Result<MaybeRef> settle(Step& step, Outcome outcome);
   Result<Ref> append(Outcome outcome);
-  void wait_for_encoders();
+  void wait_for_threads();
 
   disk::LiveDisk& live_;
   const disk::PendingInfo& pending_;
   chunks::ChunkStore& chunks_;
   chunks::RootRegistry::Hold& hold_;
-  ThreadPool& encoders_;
+  const CommitThreads threads_;
   CommitProgress& progress_;
   const std::function<bool()>& stop_;
   const Unreadable unreadable_;
@@ -176,7 +192,8 @@ class Commit {
   chunks::MapBuilder builder_;
   std::deque<std::unique_ptr<Step>> steps_;  ///< invariant 1
   std::uint64_t applied_until_ = 0;          ///< chunk behind the last that is in the map
-  std::size_t chunks_in_flight_ = 0;
+  std::size_t unclassified_ = 0;             ///< invariant 8
+  std::size_t chunks_at_hand_ = 0;           ///< invariant 4
   Committed result_;
 };
 
@@ -265,16 +282,22 @@ Status Commit::take_run(const disk::FrozenRun& run) {
   return {};
 }
 
-/// Queues a step, and applies from the front whatever needs no waiting, or must make room.
+/// Queues a step; classifies, and applies from the front, whatever needs no waiting or must make room.
 Status Commit::take_step(Step step) {
   steps_.push_back(std::make_unique<Step>(std::move(step)));
-  if (steps_.back()->bytes) classify(*steps_.back());
-  const auto must_apply = [this] {
-    return !steps_.empty() && (!steps_.front()->must_wait() || chunks_in_flight_ >= in_flight_limit(geometry_) ||
-                               steps_.size() >= kMostSteps);
+  ++unclassified_;
+  if (steps_.back()->bytes) begin_to_read(*steps_.back());
+  const auto must_classify = [this] {
+    return unclassified_ > 0 &&
+           (unclassified_ > kMostReading || !steps_[steps_.size() - unclassified_]->must_wait_for_reader());
   };
-  while (must_apply()) VARVE_TRY(apply_front());
-  assert(chunks_in_flight_ < in_flight_limit(geometry_) && steps_.size() < kMostSteps);  // invariant 4
+  while (must_classify()) VARVE_TRY(classify_next());
+  const auto is_full = [this] {
+    return chunks_at_hand_ >= in_flight_limit(geometry_) || steps_.size() >= kMostSteps;
+  };
+  const auto is_ready = [this] { return steps_.size() > unclassified_ && !steps_.front()->must_wait_for_encoder(); };
+  while (!steps_.empty() && (is_full() || is_ready())) VARVE_TRY(apply_front());
+  assert(chunks_at_hand_ < in_flight_limit(geometry_) && steps_.size() < kMostSteps);  // invariant 4
   return {};
 }
 
@@ -284,13 +307,35 @@ Status Commit::take_chunk(ChunkIndex chunk) {
   VARVE_TRY_ASSIGN(step.parent, parent_ref(chunk));
   if (step.parent && step.parent->damaged()) step.parent.reset();
   step.bytes.emplace(buffers_.take());
-  const Status got = read_chunk(step);
-  if (!got) {
-    if (!bytes_are_lost(got.error())) return got;
-    VARVE_TRY_ASSIGN(step.known, unreadable(chunk, got.error()));
-    step.bytes.reset();
-  }
+  ++chunks_at_hand_;
   return take_step(std::move(step));
+}
+
+/// The step is in steps_ already: a reader points to it.
+void Commit::begin_to_read(Step& step) {
+  if (threads_.readers == nullptr) {
+    step.reading = std::async(std::launch::deferred, [this, &step] { return read_chunk(step); });
+    return;
+  }
+  auto task = std::make_shared<std::packaged_task<Status()>>([this, &step] { return read_chunk(step); });
+  step.reading = task->get_future();
+  threads_.readers->submit([task] { (*task)(); });
+}
+
+Status Commit::classify_next() {
+  Step& step = *steps_[steps_.size() - unclassified_];
+  if (step.reading.valid()) {
+    const Status got = step.reading.get();
+    if (got) {
+      classify(step);
+    } else {
+      if (!bytes_are_lost(got.error())) return got;
+      VARVE_TRY_ASSIGN(step.known, unreadable(step.first, got.error()));
+      let_go_of_bytes(step);
+    }
+  }
+  --unclassified_;
+  return {};
 }
 
 /// Invariant 5: what becomes of a chunk whose bytes are lost.
@@ -303,15 +348,21 @@ Result<MaybeRef> Commit::unreadable(ChunkIndex chunk, const Error& error) {
   return MaybeRef{Ref::make_damaged()};
 }
 
-/// Only the blocks that changed, where P has the chunk and they are few.
-Status Commit::read_chunk(Step& step) {
+/// Only the blocks that changed, where P has the chunk and they are few. A reader's thread.
+Status Commit::read_chunk(Step& step) const {
   const auto bytes = step.bytes->span();
-  if (!step.parent) return read(step.first, bytes);
-  VARVE_TRY_ASSIGN(const auto blocks, live_.frozen_blocks(pending_.id, step.first));
-  step.maybe_delta = !blocks;
-  if (!blocks || blocks->count() * 2 > geometry_.blocks_per_chunk()) return read(step.first, bytes);
-  step.changed = blocks;
-  return read_blocks(step.first, *blocks, bytes);
+  if (step.parent) {
+    VARVE_TRY_ASSIGN(const auto blocks, live_.frozen_blocks(pending_.id, step.first));
+    step.maybe_delta = !blocks;
+    if (blocks && blocks->count() * 2 <= geometry_.blocks_per_chunk()) {
+      step.changed = blocks;
+      return read_blocks(step.first, *blocks, bytes);
+    }
+  }
+  VARVE_TRY(read(step.first, bytes));
+  step.zeros = all_zero(bytes);
+  if (!step.zeros) step.digest = chunks_.digest(bytes);
+  return {};
 }
 
 Status Commit::read(ChunkIndex chunk, std::span<std::byte> out) const {
@@ -350,24 +401,23 @@ Result<MaybeRef> Commit::parent_ref(ChunkIndex chunk) {
   return parent_leaf_->at(chunk);
 }
 
-/// From "read" to known or in flight. The step is in steps_ already: encoders point to its buffer.
+/// From "reading" to known or in flight.
 void Commit::classify(Step& step) {
   if (step.changed) return send_to_encoders(step);
-  const auto bytes = step.bytes->span();
-  if (all_zero(bytes)) {
-    step.bytes.reset();
-    return;
-  }
-  step.digest = chunks_.digest(bytes);
+  if (step.zeros) return let_go_of_bytes(step);
   if (!step.parent || step.parent->digest != step.digest) {
-    step.known = writer_.find_equal(chunks::RecordKind::full, step.digest, bytes);
+    step.known = writer_.find_equal(chunks::RecordKind::full, step.digest, step.bytes->span());
     if (step.known) {
       ++result_.shared_chunks;
-      step.bytes.reset();
-      return;
+      return let_go_of_bytes(step);
     }
   }
   send_to_encoders(step);
+}
+
+void Commit::let_go_of_bytes(Step& step) {
+  step.bytes.reset();
+  --chunks_at_hand_;
 }
 
 void Commit::send_to_encoders(Step& step) {
@@ -376,11 +426,11 @@ void Commit::send_to_encoders(Step& step) {
       [this, chunk = step.first](std::span<std::byte> out) { return read(chunk, out); }});
   auto task = std::make_shared<std::packaged_task<Result<Outcome>()>>([encoder] { return encoder->run(); });
   step.in_flight = task->get_future();
-  ++chunks_in_flight_;
-  encoders_.submit([task] { (*task)(); });
+  threads_.encoders.submit([task] { (*task)(); });
 }
 
 Status Commit::apply_front() {
+  if (unclassified_ == steps_.size()) VARVE_TRY(classify_next());
   Step& step = *steps_.front();
   assert(step.first.value() >= applied_until_);  // invariant 1
   applied_until_ = step.first.value() + step.count.value();
@@ -403,9 +453,9 @@ Status Commit::apply_front() {
 Status Commit::apply_chunk(Step& step) {
   if (step.in_flight.valid()) {
     auto outcome = step.in_flight.get();
-    --chunks_in_flight_;
     if (!outcome) return tl::unexpected(std::move(outcome).error());
     VARVE_TRY_ASSIGN(step.known, settle(step, std::move(*outcome)));
+    let_go_of_bytes(step);
   }
   return builder_.set(step.first, step.known);
 }
@@ -446,18 +496,19 @@ Result<Ref> Commit::append(Outcome outcome) {
 }
 
 /// Invariant 7.
-void Commit::wait_for_encoders() {
+void Commit::wait_for_threads() {
   for (const auto& step : steps_) {
-    if (step->in_flight.valid()) step->in_flight.wait();
+    if (step->must_wait_for_reader()) step->reading.wait();
+    if (step->must_wait_for_encoder()) step->in_flight.wait();
   }
 }
 
 }  // namespace
 
 Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending, chunks::ChunkStore& chunks,
-                                chunks::RootRegistry::Hold& hold, ThreadPool& encoders, CommitProgress& progress,
-                                const std::function<bool()>& stop, Unreadable unreadable) {
-  Commit commit(live, pending, chunks, hold, encoders, progress, stop, unreadable);
+                                chunks::RootRegistry::Hold& hold, const CommitThreads& threads,
+                                CommitProgress& progress, const std::function<bool()>& stop, Unreadable unreadable) {
+  Commit commit(live, pending, chunks, hold, threads, progress, stop, unreadable);
   return commit.run();
 }
 

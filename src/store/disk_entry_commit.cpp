@@ -80,7 +80,7 @@ Status DiskEntry::commit(const disk::PendingInfo& oldest) {
   if (!wanted) return {};
   auto hold = std::make_unique<chunks::RootRegistry::Hold>(services_.registry);
   const auto committed = snapshot::commit_oldest(
-      *live_, oldest, *services_.chunks, *hold, *services_.encoders, progress_,
+      *live_, oldest, *services_.chunks, *hold, {*services_.encoders, services_.readers.get()}, progress_,
       [this] { return cancel_ || services_.stopping; }, patience_with(oldest.id));
   if (!committed) {
     ++services_.garbage;  // what it wrote

@@ -36,6 +36,7 @@ void OpenStore::assemble(Environment environment) {
   if (options_.background) {
     services_.pack_writers = std::make_unique<ThreadPool>("pack", kPackThreads, kPackThreads);
     chunk_options.pack_writers = services_.pack_writers.get();
+    services_.readers = std::make_unique<ThreadPool>("read", kReaderThreads, kReaderThreads * 8);
   }
   services_.chunks = std::make_unique<chunks::ChunkStore>(*services_.objects, *services_.locator, services_.registry,
                                                           settings_.geometry, std::move(chunk_options));

@@ -16,8 +16,9 @@
 
 namespace varve::store {
 
-/// Threads that compress for commits, that write their packs (one for each commit), and that read ahead for snapshot
-/// images.
+/// Threads that read live images for commits, compress, and write packs (one for each commit); and that read ahead for
+/// snapshot images.
+inline constexpr std::size_t kReaderThreads = 4;
 inline constexpr std::size_t kEncoderThreads = 2;
 inline constexpr std::size_t kPackThreads = 2;
 inline constexpr std::size_t kPrefetchThreads = 4;
@@ -58,6 +59,7 @@ struct Services {
   chunks::RootRegistry registry;
   std::unique_ptr<chunks::ChunkStore> chunks;
   std::unique_ptr<snapshot::MapSource> base;
+  std::unique_ptr<ThreadPool> readers;  ///< null without background threads: a commit reads where it runs
   std::unique_ptr<ThreadPool> encoders;
   std::unique_ptr<ThreadPool> prefetchers;
   std::atomic<bool> stopping{false};

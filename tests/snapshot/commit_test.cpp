@@ -72,7 +72,9 @@ class DiskWorld : public World {
   Result<Committed> try_commit(chunks::RootRegistry::Hold& hold, const std::function<bool()>& stop = {}) {
     const auto pending = live->pending();
     if (pending.empty()) return fail(ENOENT, ErrorKind::absent, "nothing is pending");
-    return commit_oldest(*live, pending.front(), *store, hold, encoders, progress, stop);
+    // By turns, for both to be tested.
+    ThreadPool* const ahead = pending.front().id.value() % 2 == 0 ? &readers : nullptr;
+    return commit_oldest(*live, pending.front(), *store, hold, {encoders, ahead}, progress, stop);
   }
   /// Commits the oldest pending snapshot, hands over, and compares what was kept with the image at the freeze.
   Committed commit() {

@@ -81,6 +81,7 @@ class World {
   Roots roots{registry};
   std::unique_ptr<chunks::ChunkStore> store;
   ThreadPool encoders{"encode", 2, 64};
+  ThreadPool readers{"read", 3, 64};
   ThreadPool prefetchers{"prefetch", 2, 256};
 };
 

@@ -35,16 +35,21 @@ enum class Unreadable {
   keep_as_damaged,  ///< rule 10: nothing waits for ever behind them
 };
 
+/// Pools that work for a commit. None may be the caller's own.
+struct CommitThreads {
+  ThreadPool& encoders;
+  ThreadPool* readers = nullptr;  ///< of the live image, ahead; null: the caller's thread reads, chunk by chunk
+};
+
 /// Packs and nodes are durable on return; everything the result stands on is in `hold`, which must live until the
 /// root has an owner. ECANCELED when `stop` (may be empty; asked at least once a chunk) said so. Other errors: nothing
 /// happened but garbage packs; try again later. EIO (damaged) where a node of P's map on the way cannot be read: then
-/// what is unchanged is unknown, and nothing of this disk can be committed until that node is back. `encoders` compress
-/// in parallel; must not be the caller's own pool.
+/// what is unchanged is unknown, and nothing of this disk can be committed until that node is back.
 ///
-/// Memory: 64 chunks (or 16 MiB of them, if larger) with their encodings, and the writer's pack.
+/// Memory: 64 chunks (or 16 MiB of them, if larger) with their encodings, and the writer's packs.
 [[nodiscard]] Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending,
                                               chunks::ChunkStore& chunks, chunks::RootRegistry::Hold& hold,
-                                              ThreadPool& encoders, CommitProgress& progress,
+                                              const CommitThreads& threads, CommitProgress& progress,
                                               const std::function<bool()>& stop,
                                               Unreadable unreadable = Unreadable::keep_as_damaged);
 
