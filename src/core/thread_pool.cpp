@@ -1,6 +1,8 @@
 #include "varve/core/thread_pool.h"
 
 #include <pthread.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <cassert>
 #include <exception>
@@ -12,6 +14,8 @@ namespace varve {
 namespace {
 
 constexpr std::size_t kLongestThreadName = 15;
+/// A tenth of what an ordinary thread gets, when both want a processor; all of it when nobody else does.
+constexpr int kNiceness = 10;
 
 /// The number is kept whole and the name is cut, or all threads of a long-named pool would look alike in top(1).
 void name_thread(std::thread& thread, const std::string& pool, std::size_t number) {
@@ -31,11 +35,20 @@ void run_guarded(const std::function<void()>& task) {
 
 }  // namespace
 
-ThreadPool::ThreadPool(std::string name, std::size_t threads, std::size_t max_queued) : max_queued_(max_queued) {
+void give_way() {
+  // Of no consequence when it fails: then they share.
+  static_cast<void>(::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNiceness));
+}
+
+ThreadPool::ThreadPool(std::string name, std::size_t threads, std::size_t max_queued, Urgency urgency)
+    : max_queued_(max_queued) {
   assert(threads >= 1 && max_queued >= 1);
   threads_.reserve(threads);
   for (std::size_t i = 0; i < threads; ++i) {
-    threads_.emplace_back([this] { run(); });
+    threads_.emplace_back([this, urgency] {
+      if (urgency == Urgency::can_wait) give_way();
+      run();
+    });
     name_thread(threads_.back(), name, i);
   }
 }

@@ -85,7 +85,7 @@ Status LiveDisk::Implementation::flush_now() {
 
 void LiveDisk::Implementation::release_sealed(std::uint64_t position) {
   while (!unsealed_slots.empty() && unsealed_slots.front().first <= position) {
-    slots_to_punch.push_back(unsealed_slots.front().second);
+    left_slots.push_back(unsealed_slots.front().second);
     unsealed_slots.pop_front();
   }
   for (const auto& homes : unsealed_homes.take_sealed(position)) homes_to_punch.push_back(homes);

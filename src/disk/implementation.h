@@ -4,6 +4,7 @@
 
 #include <array>
 #include <atomic>
+#include <chrono>
 #include <deque>
 #include <functional>
 #include <map>
@@ -167,7 +168,10 @@ struct LiveDisk::Implementation {
   DiskState state VARVE_GUARDED_BY(state_mutex);
   std::unique_ptr<Journal> journal;  ///< appends under state_mutex; replaced by compaction, see upkeep.cpp
   std::deque<std::shared_ptr<Frozen>> frozen VARVE_GUARDED_BY(state_mutex);  ///< parallel to state.pending()
-  std::set<Slot> free_slots VARVE_GUARDED_BY(state_mutex);
+  std::set<Slot> free_slots VARVE_GUARDED_BY(state_mutex);  ///< without storage, but for what is prepared
+  /// Free as well, and with the storage of what was there: taken first, for they are written as fast as a Home.
+  std::set<Slot> stored_slots VARVE_GUARDED_BY(state_mutex);
+  std::chrono::steady_clock::time_point slot_taken VARVE_GUARDED_BY(state_mutex);  ///< the last one
   Slot slot_count VARVE_GUARDED_BY(state_mutex) = 0;
   std::pair<Slot, Slot> prepared_slots VARVE_GUARDED_BY(state_mutex);  ///< have space, unless they were free since
   std::deque<std::pair<std::uint64_t, Slot>> unsealed_slots VARVE_GUARDED_BY(state_mutex);  ///< by journal position
@@ -176,7 +180,7 @@ struct LiveDisk::Implementation {
   std::deque<std::pair<std::uint64_t, std::shared_ptr<const Frozen>>> unsealed_snapshots VARVE_GUARDED_BY(state_mutex);
   std::deque<std::pair<std::uint64_t, OpaqueRoot>> unsealed_roots VARVE_GUARDED_BY(state_mutex);
   std::deque<Released::Homes> homes_to_punch VARVE_GUARDED_BY(state_mutex);
-  std::vector<Slot> slots_to_punch VARVE_GUARDED_BY(state_mutex);
+  std::vector<Slot> left_slots VARVE_GUARDED_BY(state_mutex);
   std::uint64_t home_chunks VARVE_GUARDED_BY(state_mutex) = 0;  ///< size of home.img
   std::uint64_t move_cursor VARVE_GUARDED_BY(state_mutex) = 0;
   bool tail_is_clear VARVE_GUARDED_BY(gate) = false;  ///< see clear_tail()
@@ -253,6 +257,8 @@ struct LiveDisk::Implementation {
   [[nodiscard]] BlockMask blocks_of(std::size_t within, std::size_t count) const;
   /// Of a chunk at Home or in a Detour, whichever of them each block is at. The chunk's lock is held.
   [[nodiscard]] Status read_stored(ChunkIndex chunk, const Resolved& from, std::size_t within, std::span<std::byte> out);
+  [[nodiscard]] Status read_both(ChunkIndex chunk, const Resolved& from, std::size_t within, std::span<std::byte> out);
+  [[nodiscard]] Status read_slot(ChunkIndex chunk, const Resolved& from, BlockMask blocks, std::span<std::byte> whole);
   /// These blocks of a whole chunk's bytes, to a place.
   [[nodiscard]] Status write_blocks(ChunkIndex chunk, Place to, BlockMask blocks, std::span<const std::byte> whole);
   /// Whether all blocks of the range that lie in this chunk are at its place.
@@ -306,6 +312,8 @@ struct LiveDisk::Implementation {
   [[nodiscard]] std::vector<ChunkIndex> detours_to_move(std::size_t most) VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status punch_homes() VARVE_EXCLUDES(gate);
   [[nodiscard]] Result<bool> pass_over_hole(const Released::Homes& piece) VARVE_EXCLUDES(state_mutex);
+  void free_left_slots() VARVE_EXCLUDES(state_mutex);
+  [[nodiscard]] bool may_punch_slots() VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status punch_slots() VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status clear_segments() VARVE_EXCLUDES(gate);
   [[nodiscard]] Status compact_journal() VARVE_EXCLUDES(gate);

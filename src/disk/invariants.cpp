@@ -27,7 +27,7 @@ void LiveDisk::Implementation::assert_may_write([[maybe_unused]] ChunkIndex firs
       assert(!pinned_by_pending(chunk, place));
     } else {
       assert(place.kind == PlaceKind::detour && chunks == 1);
-      assert(place.slot < slot_count && !free_slots.contains(place.slot));
+      assert(place.slot < slot_count && !free_slots.contains(place.slot) && !stored_slots.contains(place.slot));
     }
   }
 #endif
@@ -46,13 +46,14 @@ void LiveDisk::Implementation::assert_consistent() const {
     assert(!frozen[i]->map_durable || pending.map_kept || frozen[i]->all_changed);
   }
   assert(home_chunks >= state.chunks().value());
-  // 5: a slot is in use, or waits for a seal, or is being punched, or is free.
+  // 5: a slot is in use, or waits for a seal or for its readers, or is free.
   const auto used = state.used_slots();
   assert(used);
   assert(used->empty() || *used->rbegin() < slot_count);
   std::set<Slot> seen = *used;
   for (const Slot slot : free_slots) assert(seen.insert(slot).second);
-  for (const Slot slot : slots_to_punch) assert(seen.insert(slot).second);
+  for (const Slot slot : stored_slots) assert(seen.insert(slot).second);
+  for (const Slot slot : left_slots) assert(seen.insert(slot).second);
   for (const auto& [position, slot] : unsealed_slots) assert(seen.insert(slot).second);
   // Positions only grow, and what a seal covers was let go of.
   assert(std::ranges::is_sorted(unsealed_slots, {}, [](const auto& entry) { return entry.first; }));

@@ -185,6 +185,8 @@ void LiveDisk::Implementation::prepare_slots() {
 }
 
 Slot LiveDisk::Implementation::take_slot() {
+  slot_taken = std::chrono::steady_clock::now();
+  if (!stored_slots.empty()) return stored_slots.extract(stored_slots.begin()).value();
   prepare_slots();
   if (!free_slots.empty()) return free_slots.extract(free_slots.begin()).value();
   return slot_count++;
@@ -193,7 +195,7 @@ Slot LiveDisk::Implementation::take_slot() {
 /// One that was taken and that no record names.
 void LiveDisk::Implementation::give_back_slot(Slot slot) {
   MutexLock lock(state_mutex);
-  free_slots.insert(slot);
+  stored_slots.insert(slot);
 }
 
 ByteOffset LiveDisk::Implementation::offset_of(ChunkIndex chunk, Place place) const {
@@ -347,7 +349,7 @@ LiveDiskCounters LiveDisk::counters() const {
   counters.detour_chunks = self.state.places().count(PlaceKind::detour);
   counters.base_chunks = self.state.places().count(PlaceKind::base);
   counters.slots = self.slot_count;
-  counters.free_slots = self.free_slots.size();
+  counters.free_slots = self.free_slots.size() + self.stored_slots.size();
   counters.partial_slots = self.state.partial_slots();
   counters.segments = self.state.segments().size();
   counters.journal_bytes = self.journal->end();

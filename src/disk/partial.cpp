@@ -3,7 +3,8 @@
 //
 //     Home -------- write, pinned -----------> partial slot: the blocks written; the others are read at Home
 //     partial ----- write, not pinned -------> more blocks; with the last of them it is a slot like any other
-//     partial ----- write, pinned -----------> another partial slot: the blocks of both; its others are read at Home too
+//     partial ----- write, pinned -----------> another partial slot: the blocks of both; its others are read at Home too.
+//                                              Where those of the old one are many: a slot with the whole chunk
 //     partial ----- move_home, free but for this slot -> Home: only the blocks that the slot has are copied
 //
 // Invariants
@@ -45,6 +46,13 @@ Status for_each_run(BlockMask blocks, Visit visit) {
 
 bool is_whole(std::size_t at) { return at % kBlockSize == 0; }
 
+std::size_t runs_in(BlockMask blocks) { return static_cast<std::size_t>(std::popcount(blocks & ~(blocks << 1))); }
+
+/// With more pieces in the slot its chunk is read whole from both places: a piece costs about what a chunk does.
+constexpr std::size_t kMostSlotReads = 1;
+/// One part in so many of a chunk is taken along from slot to slot, block by block. With more it moves whole.
+constexpr std::uint64_t kCarriedShare = 4;
+
 }  // namespace
 
 BlockMask LiveDisk::Implementation::blocks_of(std::size_t within, std::size_t count) const {
@@ -64,6 +72,12 @@ bool LiveDisk::Implementation::has_blocks(ChunkIndex chunk, Place place, ByteOff
 Status LiveDisk::Implementation::read_stored(ChunkIndex chunk, const Resolved& from, std::size_t within,
                                              std::span<std::byte> out) {
   if (!from.partial()) return read_file(file_of(from.place), offset_of(chunk, from.place) + ByteCount{within}, out);
+  if (is_whole(within) && is_whole(out.size())) {
+    // A block that is of no use may be the one that the medium does not give back.
+    if (runs_in(from.blocks & blocks_of(within, out.size())) > kMostSlotReads && read_both(chunk, from, within, out)) {
+      return {};
+    }
+  }
   const auto in_slot = [&](std::size_t block) { return (from.blocks >> block & 1) != 0; };
   while (!out.empty()) {
     const std::size_t block = within / kBlockSize;
@@ -77,6 +91,31 @@ Status LiveDisk::Implementation::read_stored(ChunkIndex chunk, const Resolved& f
     within += part.size();
   }
   return {};
+}
+
+/// The whole range from Home, what is in the slot over it: two reads instead of many. Whole blocks.
+Status LiveDisk::Implementation::read_both(ChunkIndex chunk, const Resolved& from, std::size_t within,
+                                           std::span<std::byte> out) {
+  const Place at_home{PlaceKind::home, 0};
+  VARVE_TRY(read_file(*home, offset_of(chunk, at_home) + ByteCount{within}, out));
+  auto buffer = chunk_buffers.take();
+  const BlockMask wanted = from.blocks & blocks_of(within, out.size());
+  VARVE_TRY(read_slot(chunk, from, wanted, buffer.span()));
+  return for_each_run(wanted, [&](std::size_t first, std::size_t count) -> Status {
+    const auto run = buffer.span().subspan(first * kBlockSize, count * kBlockSize);
+    std::ranges::copy(run, out.begin() + static_cast<std::ptrdiff_t>(first * kBlockSize - within));
+    return {};
+  });
+}
+
+/// These blocks of the chunk, which its slot has, to their places in `whole`. What lies between them there is anything.
+Status LiveDisk::Implementation::read_slot(ChunkIndex chunk, const Resolved& from, BlockMask blocks,
+                                           std::span<std::byte> whole) {
+  const auto first = static_cast<std::size_t>(std::countr_zero(blocks));
+  const auto end = static_cast<std::size_t>(kMostPartialBlocks) - static_cast<std::size_t>(std::countl_zero(blocks));
+  const std::size_t begin = first * kBlockSize;
+  return read_file(*detour, offset_of(chunk, from.place) + ByteCount{begin},
+                   whole.subspan(begin, (end - first) * kBlockSize));
 }
 
 Status LiveDisk::Implementation::write_blocks(ChunkIndex chunk, Place to, BlockMask blocks,
@@ -108,7 +147,9 @@ bool LiveDisk::Implementation::may_move_in_part(const Resolved& from, std::size_
   if (!state.has_block_masks() || state.partial_slots() >= kMostPartialSlots) return false;
   if (from.place.kind != PlaceKind::home && !from.partial()) return false;
   const BlockMask old = from.partial() ? from.blocks : 0;
-  return (old | blocks_of(within, count)) != state.whole_chunk();
+  const BlockMask written = blocks_of(within, count);
+  const auto carried = static_cast<std::uint64_t>(std::popcount(old & ~written));
+  return carried * kCarriedShare <= blocks_per_chunk() && (old | written) != state.whole_chunk();
 }
 
 /// The chunk's lock is held exclusively; its place is pinned, and its Home is.

@@ -208,7 +208,7 @@ Status LiveDisk::Implementation::recover_slots() {
                                     used.size()));
   }
   for (Slot slot = 0; slot < slot_count; ++slot) {
-    if (!used.contains(slot)) free_slots.insert(slot);
+    if (!used.contains(slot)) stored_slots.insert(slot);
   }
   const Time newest = std::max({state.modified(), home_status.modified, detour_status.modified});
   modified = (opened == Opened::clean ? state.modified() : newest).nanoseconds;

@@ -2,6 +2,9 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <atomic>
+#include <future>
+#include <memory>
 
 #include "implementation.h"
 #include "varve/core/log.h"
@@ -9,8 +12,12 @@
 namespace varve::disk {
 namespace {
 
-/// Punched in one call of tidy(), so that it ends soon: pieces of kPieceChunks.
+/// Punched in one call of tidy(), so that it ends soon: pieces of kPieceChunks or of kPreparedSlots.
 constexpr std::size_t kPunchesPerSlice = 128;
+/// One part in so many is little free space.
+constexpr std::uint64_t kShortOfSpace = 20;
+/// Detours that are worth another thread.
+constexpr std::size_t kFewestMoves = 4;
 /// Pages looked at for detours in one call.
 constexpr std::uint64_t kPagesPerLook = 1024;
 
@@ -47,7 +54,8 @@ Result<bool> LiveDisk::Implementation::move_one_home(ChunkIndex chunk) {
     from = resolve_live(chunk);
   }
   auto buffer = chunk_buffers.take();
-  VARVE_TRY(read_stored(chunk, from, 0, buffer.span()));
+  VARVE_TRY(from.partial() ? read_slot(chunk, from, from.blocks, buffer.span())
+                           : read_stored(chunk, from, 0, buffer.span()));
   const Place to{PlaceKind::home, 0};
   VARVE_TRY(write_blocks(chunk, to, from.blocks, buffer.span()));
   MutexLock state_lock(state_mutex);
@@ -55,13 +63,35 @@ Result<bool> LiveDisk::Implementation::move_one_home(ChunkIndex chunk) {
   return true;
 }
 
-Result<std::size_t> LiveDisk::move_home(std::size_t max_chunks) {
+Result<std::size_t> LiveDisk::move_home(std::size_t max_chunks, ThreadPool* movers) {
   auto& self = *implementation_;
-  std::size_t moved = 0;
-  for (const ChunkIndex chunk : self.detours_to_move(max_chunks)) {
-    VARVE_TRY_ASSIGN(const bool done, self.move_one_home(chunk));
-    if (done) ++moved;
+  const auto chunks = self.detours_to_move(max_chunks);
+  std::atomic<std::size_t> next{0};
+  std::atomic<std::size_t> moved{0};
+  const auto move_some = [&]() -> Status {
+    for (std::size_t i = next++; i < chunks.size(); i = next++) {
+      VARVE_TRY_ASSIGN(const bool done, self.move_one_home(chunks[i]));
+      if (done) ++moved;
+    }
+    return {};
+  };
+  // Nothing is thrown from here on before all have ended: they work on what is on this stack.
+  std::packaged_task<Status()> own_share(move_some);
+  std::vector<std::future<Status>> shares;
+  const std::size_t helpers = movers == nullptr ? 0 : std::min(movers->thread_count(), chunks.size() / kFewestMoves);
+  shares.reserve(helpers + 1);
+  shares.push_back(own_share.get_future());
+  for (std::size_t i = 0; i < helpers; ++i) {
+    auto share = std::make_shared<std::packaged_task<Status()>>(move_some);
+    if (movers->try_submit([share] { (*share)(); })) shares.push_back(share->get_future());
   }
+  own_share();
+  for (auto& share : shares) share.wait();
+  Status all;
+  for (auto& share : shares) {
+    if (Status done = share.get(); all) all = std::move(done);
+  }
+  VARVE_TRY(all);
   if (moved > 0) VARVE_TRY(self.flush());
   return moved;
 }
@@ -136,24 +166,54 @@ Status LiveDisk::Implementation::punch_homes() {
 
 /// A slot on its way is in nobody's list: no writer can take it. Readers of its old chunk held that chunk's lock when
 /// the place was left, or hold it now: taking the lock once waits for them.
-Status LiveDisk::Implementation::punch_slots() {
+void LiveDisk::Implementation::free_left_slots() {
   std::vector<Slot> slots;
   {
     MutexLock lock(state_mutex);
-    slots.swap(slots_to_punch);
+    slots.swap(left_slots);
   }
-  if (slots.empty()) return {};
+  if (slots.empty()) return;
   for (std::uint64_t stripe = 0; stripe < kStripes; ++stripe) {
     Stripes::Lock barrier(stripes, ChunkIndex{stripe}, 1, Stripes::Lock::Mode::exclusive);
   }
-  Status first;
-  for (const Slot slot : slots) {
-    auto punched = detour->punch(offset_of(ChunkIndex{0}, {PlaceKind::detour, slot}), geometry.chunk_size());
-    if (!punched && punched.error().code != EOPNOTSUPP && first) first = std::move(punched);
-  }
   MutexLock lock(state_mutex);
-  free_slots.insert(slots.begin(), slots.end());
-  return first;
+  stored_slots.insert(slots.begin(), slots.end());
+}
+
+/// Punching waits for all direct writes to the file and they for it: slot by slot, while others are being written, it cost
+/// the guest nine of ten writes. So what is free keeps its storage while slots are being taken, unless space is short.
+bool LiveDisk::Implementation::may_punch_slots() {
+  {
+    MutexLock lock(state_mutex);
+    if (stored_slots.empty()) return false;
+    if (std::chrono::steady_clock::now() - slot_taken >= options.keep_slots) return true;
+  }
+  const auto capacity = storage.capacity();
+  return capacity && capacity->available < ByteCount{capacity->total.value() / kShortOfSpace};
+}
+
+/// Storage of free slots goes back, in runs.
+Status LiveDisk::Implementation::punch_slots() {
+  for (std::size_t punches = 0; punches < kPunchesPerSlice && may_punch_slots(); ++punches) {
+    Slot first = 0;
+    Slot end = 0;
+    {
+      MutexLock lock(state_mutex);
+      if (stored_slots.empty()) return {};
+      // From the end: writers take from the front.
+      end = *stored_slots.rbegin() + 1;
+      for (first = end; end - first < kPreparedSlots && stored_slots.erase(first - 1) != 0;) {
+        if (--first == 0) break;
+      }
+      prepared_slots = {};
+    }
+    auto punched = detour->punch(offset_of(ChunkIndex{0}, {PlaceKind::detour, first}),
+                                 geometry.bytes_in(ChunkCount{end - first}));
+    MutexLock lock(state_mutex);
+    for (Slot slot = first; slot < end; ++slot) free_slots.insert(slot);
+    if (!punched && punched.error().code != EOPNOTSUPP) return punched;
+  }
+  return {};
 }
 
 /// L keeps maps alive: once no chunk is Base, it need not.
@@ -198,6 +258,7 @@ Status LiveDisk::Implementation::compact_journal() {
 Status LiveDisk::tidy() {
   auto& self = *implementation_;
   if (self.latched) return {};
+  self.free_left_slots();
   VARVE_TRY(self.punch_slots());
   VARVE_TRY(self.punch_homes());
   VARVE_TRY(self.clear_segments());

@@ -6,6 +6,7 @@
 
 #include "varve/catalog/names.h"
 #include "varve/core/log.h"
+#include "varve/core/thread_pool.h"
 
 namespace varve::store {
 namespace {
@@ -39,10 +40,16 @@ Background::~Background() { stop(); }
 
 void Background::start() {
   for (std::size_t i = 0; i < kCommitThreads; ++i) {
-    threads_.emplace_back([this] { commit_loop(); });
+    threads_.emplace_back([this] {
+      give_way();
+      commit_loop();
+    });
     pthread_setname_np(threads_.back().native_handle(), "commit");
   }
-  threads_.emplace_back([this] { upkeep_loop(); });
+  threads_.emplace_back([this] {
+    give_way();
+    upkeep_loop();
+  });
   pthread_setname_np(threads_.back().native_handle(), "upkeep");
   // Beside upkeep: it takes a minute with ten thousand snapshots, and detours and freed space cannot wait for that.
   threads_.emplace_back([this] { at_start_(); });

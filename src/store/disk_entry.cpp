@@ -15,7 +15,7 @@ namespace {
 
 using catalog::quoted;
 
-constexpr std::size_t kMovesPerSlice = 64;
+constexpr std::size_t kMovesPerSlice = 256;
 
 std::string live_directory(DiskId id) {
   return fmt::format("live/{:08}", id.value());
@@ -250,7 +250,7 @@ Result<bool> DiskEntry::upkeep() {
 Result<bool> DiskEntry::tidy_live() {
   MutexLock lock(upkeep_mutex_);
   if (removed_) return false;
-  VARVE_TRY_ASSIGN(const std::size_t moved, live_->move_home(kMovesPerSlice));
+  VARVE_TRY_ASSIGN(const std::size_t moved, live_->move_home(kMovesPerSlice, services_.movers.get()));
   // A Home that was left after the last seal is not free before the next (rule 1), and a guest that went quiet brings
   // none: its detours would stay for ever.
   if (moved == 0 && !live_->latched() && live_->counters().detour_chunks > 0) VARVE_TRY(live_->flush());

@@ -14,6 +14,8 @@ using catalog::quoted;
 /// Disks are opened and closed side by side: each costs a few dozen reads and a few syncs, mostly waiting.
 constexpr std::size_t kOpenThreads = 8;
 constexpr std::chrono::milliseconds kPollInterval{5};
+/// Space for the first writes after a snapshot, if the next is taken within it.
+constexpr std::chrono::seconds kKeepSlots{30};
 constexpr std::uint64_t kShortOfSpace = 20;  ///< less than this part of it is free: collect then hurries
 
 }  // namespace
@@ -34,14 +36,17 @@ void OpenStore::assemble(Environment environment) {
   chunk_options.node_cache_bytes = options_.node_cache_bytes;
   chunk_options.pack_bytes = options_.pack_bytes;
   if (options_.background) {
-    services_.pack_writers = std::make_unique<ThreadPool>("pack", kPackThreads, kPackThreads);
+    services_.pack_writers = std::make_unique<ThreadPool>("pack", kPackThreads, kPackThreads, Urgency::can_wait);
     chunk_options.pack_writers = services_.pack_writers.get();
-    services_.readers = std::make_unique<ThreadPool>("read", kReaderThreads, kReaderThreads * 8);
+    services_.movers =
+        std::make_unique<ThreadPool>("move", kMoverThreads, kMoverThreads * 2, Urgency::can_wait);
+    services_.readers = std::make_unique<ThreadPool>("read", kReaderThreads, kReaderThreads * 8, Urgency::can_wait);
   }
   services_.chunks = std::make_unique<chunks::ChunkStore>(*services_.objects, *services_.locator, services_.registry,
                                                           settings_.geometry, std::move(chunk_options));
   services_.base = std::make_unique<snapshot::MapSource>(*services_.chunks);
-  services_.encoders = std::make_unique<ThreadPool>("encode", kEncoderThreads, kEncoderThreads * 8);
+  services_.encoders =
+      std::make_unique<ThreadPool>("encode", kEncoderThreads, kEncoderThreads * 8, Urgency::can_wait);
   services_.prefetchers = std::make_unique<ThreadPool>("prefetch", kPrefetchThreads, kMaxQueuedPrefetches);
   space_ = std::make_unique<CountedSpace>(services_, [this] { return entries(); });
 }
@@ -50,6 +55,7 @@ Result<std::shared_ptr<DiskEntry>> OpenStore::open_log(std::unique_ptr<catalog::
   disk::LiveDiskOptions live_options;
   live_options.assume_power_loss = options_.assume_power_loss;
   live_options.volatile_names = volatile_names_;
+  if (options_.background) live_options.keep_slots = kKeepSlots;
   const DiskId id = log->state()->id;
   return DiskEntry::open(services_, std::move(log), live_options, [this, id] {
     if (background_) background_->want_commit(id);

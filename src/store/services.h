@@ -16,11 +16,12 @@
 
 namespace varve::store {
 
-/// Threads that read live images for commits, compress, and write packs (one for each commit); and that read ahead for
-/// snapshot images.
+/// Threads that read live images for commits, compress, and write packs (one for each commit); that help to move detours
+/// home; and that read ahead for snapshot images.
 inline constexpr std::size_t kReaderThreads = 4;
 inline constexpr std::size_t kEncoderThreads = 2;
 inline constexpr std::size_t kPackThreads = 2;
+inline constexpr std::size_t kMoverThreads = 3;
 inline constexpr std::size_t kPrefetchThreads = 4;
 inline constexpr std::size_t kMaxQueuedPrefetches = 256;
 
@@ -61,6 +62,7 @@ struct Services {
   std::unique_ptr<snapshot::MapSource> base;
   std::unique_ptr<ThreadPool> readers;  ///< null without background threads: a commit reads where it runs
   std::unique_ptr<ThreadPool> encoders;
+  std::unique_ptr<ThreadPool> movers;  ///< null without background threads
   std::unique_ptr<ThreadPool> prefetchers;
   std::atomic<bool> stopping{false};
   std::atomic<std::uint64_t> garbage{0};  ///< grows with whatever leaves records behind that nothing reaches

@@ -64,6 +64,7 @@ class ModelRun {
   LiveDiskOptions options() {
     LiveDiskOptions options;
     if (one_in(2)) options.compact_journal_at = 2 * kKiB;
+    if (one_in(2)) options.keep_slots = std::chrono::hours{1};
     return options;
   }
   test::MemoryStorageOptions machine() {

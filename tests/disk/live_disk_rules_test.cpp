@@ -229,6 +229,59 @@ TEST_F(LiveDiskRules, Rule1AHomeWaitsForTheSealThatMakesTheSlotWholeOrGone) {
   }
 }
 
+TEST_F(LiveDiskRules, FreeSlotsKeepTheirStorageForTheNextUntilSpaceIsShort) {
+  LiveDiskOptions options;
+  options.keep_slots = std::chrono::hours{1};
+  start(kChunks, options);
+  const auto detour_and_back = [&] {
+    disk().freeze();
+    disk().write_stamped(0, 3 * kTestChunk);
+    disk().commit();
+    disk().flush();
+    std::size_t moved = 0;
+    disk().move_home(8, &moved);
+    EXPECT_EQ(moved, 3u);
+    disk().flush();
+    disk().tidy();
+    disk().verify();
+  };
+  detour_and_back();
+  EXPECT_EQ(live().counters().free_slots, live().counters().slots);
+  const std::uint64_t kept = allocated("detour.img");
+  EXPECT_GE(kept, 3 * kTestChunk);
+  detour_and_back();
+  EXPECT_EQ(allocated("detour.img"), kept);
+  storage().set_capacity(ByteCount{4 * kMiB});
+  Content rest(storage().capacity()->available.value() - 64 * kKiB, std::byte{1});
+  auto other = storage().open("other", {.write = true, .create = true});
+  ASSERT_OK(other);
+  ASSERT_OK((*other)->write(ByteOffset{0}, rest));
+  disk().tidy();
+  EXPECT_EQ(allocated("detour.img"), 0u);
+  detour_and_back();
+  disk().drain();
+}
+
+/// A slot with many blocks, left behind by a second snapshot: its successor has the whole chunk.
+TEST_F(LiveDiskRules, AChunkWithManyBlocksInASlotMovesWhole) {
+  disk().freeze();
+  for (std::uint64_t block = 0; block < kTestChunk / 4096; block += 2) disk().write_stamped(block * 4096, 4096);
+  disk().freeze();
+  {
+    Counted calls(disk().machine());
+    disk().write_stamped(4096, 4096);
+    EXPECT_EQ(calls.of("write detour.img"), 1u);
+  }
+  EXPECT_EQ(live().counters().partial_slots, 1u);
+  disk().verify();
+  disk().recover(End::kill, 1);
+  disk().verify();
+  disk().commit();
+  disk().commit();
+  disk().flush();
+  disk().drain();
+}
+
 /// A first write to a pinned chunk moves what it writes, and is durable like any: by the flush that comes, and no other.
 TEST_F(LiveDiskRules, TheFirstWriteToAPinnedChunkWritesNoMoreThanItsBlocks) {
   disk().freeze();

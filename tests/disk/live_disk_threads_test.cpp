@@ -107,6 +107,7 @@ class Crowd {
   void open() {
     LiveDiskOptions options;
     options.compact_journal_at = 32 * kKiB;
+    if (seed_ % 2 == 0) options.keep_slots = std::chrono::hours{1};
     auto opened = LiveDisk::open(machine_.storage, machine_.memory, "live/1", DiskId{1}, kGeometry, base_, options);
     ASSERT_OK(opened);
     live_ = std::move(*opened);
@@ -234,7 +235,7 @@ class Crowd {
 
   void keep_up() {
     while (!stopped()) {
-      if (!done(live_->move_home(3)) || !done(live_->tidy())) return;
+      if (!done(live_->move_home(12, &movers_)) || !done(live_->tidy())) return;
       static_cast<void>(live_->counters());
       static_cast<void>(live_->roots());
       std::this_thread::sleep_for(std::chrono::microseconds(200));
@@ -368,6 +369,7 @@ class Crowd {
   Death death_;
   test::Machine machine_;
   FakeBase base_;
+  ThreadPool movers_{"move", 2, 2};
   std::unique_ptr<LiveDisk> live_;
   std::atomic<bool> stop_{false};
   std::atomic<bool> dying_{false};

@@ -13,10 +13,19 @@
 
 namespace varve {
 
+enum class Urgency {
+  someone_waits,
+  can_wait,  ///< gives way to all others of this machine: give_way()
+};
+
+/// From now on the calling thread gets a processor, and the disk where its scheduler goes by that, after all that is more
+/// urgent: nice(2), which on Linux is of the thread, and gives the priority of its requests to the disk (ioprio_set(2)).
+void give_way();
+
 class ThreadPool {
  public:
   /// Starts `threads` (>= 1) threads called `name`-N (cut to 15 characters, the kernel's limit for comm).
-  ThreadPool(std::string name, std::size_t threads, std::size_t max_queued);
+  ThreadPool(std::string name, std::size_t threads, std::size_t max_queued, Urgency urgency = Urgency::someone_waits);
   /// Runs what is queued, then joins.
   ~ThreadPool();
   ThreadPool(const ThreadPool&) = delete;

@@ -11,6 +11,7 @@
 #pragma once
 
 #include <bitset>
+#include <chrono>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -21,6 +22,7 @@
 
 #include "varve/core/digest.h"
 #include "varve/core/result.h"
+#include "varve/core/thread_pool.h"
 #include "varve/core/time.h"
 #include "varve/core/units.h"
 #include "varve/os/storage.h"
@@ -103,6 +105,8 @@ struct LiveDiskOptions {
   /// What is in the volatile storage, sorted, from before the first of many disks was opened; null: it is listed. Else a
   /// thousand disks would each list the files of all.
   std::shared_ptr<const std::vector<std::string>> volatile_names{};
+  /// Slots that are free keep their storage until none was taken for so long, or little space is left.
+  std::chrono::milliseconds keep_slots{0};
   /// A journal longer than this many bytes, and than four times its compacted size, is compacted.
   std::uint64_t compact_journal_at = 16 * kMiB;
   /// Asked before the image gets another size, and told the size it has when that is done or has failed; never two at once
@@ -236,8 +240,8 @@ class LiveDisk {
                                       const std::function<Status(const MarkChunks& mark)>& differences);
 
   // --- upkeep (one background thread) ---
-  /// Moves up to `max_chunks` detours home; the number moved. 0: nothing to move now.
-  [[nodiscard]] Result<std::size_t> move_home(std::size_t max_chunks);
+  /// Moves up to `max_chunks` detours home; the number moved. 0: nothing to move now. `movers` help, if given.
+  [[nodiscard]] Result<std::size_t> move_home(std::size_t max_chunks, ThreadPool* movers = nullptr);
   /// Punches and reuses what rule 1 has freed; compacts the journal when due.
   [[nodiscard]] Status tidy();
 
