@@ -2,7 +2,6 @@
 
 #include <pthread.h>
 #include <sys/resource.h>
-#include <unistd.h>
 
 #include <cassert>
 #include <exception>
@@ -37,7 +36,7 @@ void run_guarded(const std::function<void()>& task) {
 
 void give_way() {
   // Of no consequence when it fails: then they share.
-  static_cast<void>(::setpriority(PRIO_PROCESS, static_cast<id_t>(::gettid()), kNiceness));
+  static_cast<void>(::setpriority(PRIO_PROCESS, 0, kNiceness));
 }
 
 ThreadPool::ThreadPool(std::string name, std::size_t threads, std::size_t max_queued, Urgency urgency)

@@ -28,6 +28,8 @@ constexpr std::size_t kPieceChunks = 64;
 constexpr std::size_t kStripes = 256;
 constexpr std::size_t kBounceBytes = 1 * kMiB;
 constexpr Slot kPreparedSlots = 64;
+/// Free slots without storage that are passed over for one that has it.
+constexpr Slot kMostSlotsPassed = 1 << 16;
 /// Not more chunks are partial at once, for what is known of them is in memory: a further one is moved whole.
 constexpr std::size_t kMostPartialSlots = 1 << 20;
 
@@ -168,10 +170,12 @@ struct LiveDisk::Implementation {
   DiskState state VARVE_GUARDED_BY(state_mutex);
   std::unique_ptr<Journal> journal;  ///< appends under state_mutex; replaced by compaction, see upkeep.cpp
   std::deque<std::shared_ptr<Frozen>> frozen VARVE_GUARDED_BY(state_mutex);  ///< parallel to state.pending()
-  std::set<Slot> free_slots VARVE_GUARDED_BY(state_mutex);  ///< without storage, but for what is prepared
-  /// Free as well, and with the storage of what was there: taken first, for they are written as fast as a Home.
+  std::set<Slot> free_slots VARVE_GUARDED_BY(state_mutex);  ///< without storage, as far as is known, but for what is prepared
+  /// Free as well, and with storage, as far as is known: taken first, for they are written as fast as a Home.
   std::set<Slot> stored_slots VARVE_GUARDED_BY(state_mutex);
-  std::chrono::steady_clock::time_point slot_taken VARVE_GUARDED_BY(state_mutex);  ///< the last one
+  std::size_t fewest_stored_slots VARVE_GUARDED_BY(state_mutex) = 0;  ///< that there were, since:
+  std::chrono::steady_clock::time_point stored_slots_since VARVE_GUARDED_BY(state_mutex);
+  std::size_t surplus_slots VARVE_GUARDED_BY(state_mutex) = 0;  ///< of them, to be punched
   Slot slot_count VARVE_GUARDED_BY(state_mutex) = 0;
   std::pair<Slot, Slot> prepared_slots VARVE_GUARDED_BY(state_mutex);  ///< have space, unless they were free since
   std::deque<std::pair<std::uint64_t, Slot>> unsealed_slots VARVE_GUARDED_BY(state_mutex);  ///< by journal position
@@ -258,6 +262,7 @@ struct LiveDisk::Implementation {
   /// Of a chunk at Home or in a Detour, whichever of them each block is at. The chunk's lock is held.
   [[nodiscard]] Status read_stored(ChunkIndex chunk, const Resolved& from, std::size_t within, std::span<std::byte> out);
   [[nodiscard]] Status read_both(ChunkIndex chunk, const Resolved& from, std::size_t within, std::span<std::byte> out);
+  [[nodiscard]] Status read_own_blocks(ChunkIndex chunk, const Resolved& from, std::span<std::byte> whole);
   [[nodiscard]] Status read_slot(ChunkIndex chunk, const Resolved& from, BlockMask blocks, std::span<std::byte> whole);
   /// These blocks of a whole chunk's bytes, to a place.
   [[nodiscard]] Status write_blocks(ChunkIndex chunk, Place to, BlockMask blocks, std::span<const std::byte> whole);
@@ -312,8 +317,11 @@ struct LiveDisk::Implementation {
   [[nodiscard]] std::vector<ChunkIndex> detours_to_move(std::size_t most) VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status punch_homes() VARVE_EXCLUDES(gate);
   [[nodiscard]] Result<bool> pass_over_hole(const Released::Homes& piece) VARVE_EXCLUDES(state_mutex);
+  void count_request() const {
+    if (options.requests != nullptr) options.requests->fetch_add(1, std::memory_order_relaxed);
+  }
   void free_left_slots() VARVE_EXCLUDES(state_mutex);
-  [[nodiscard]] bool may_punch_slots() VARVE_EXCLUDES(state_mutex);
+  void find_surplus_slots() VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status punch_slots() VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status clear_segments() VARVE_EXCLUDES(gate);
   [[nodiscard]] Status compact_journal() VARVE_EXCLUDES(gate);

@@ -185,8 +185,12 @@ void LiveDisk::Implementation::prepare_slots() {
 }
 
 Slot LiveDisk::Implementation::take_slot() {
-  slot_taken = std::chrono::steady_clock::now();
-  if (!stored_slots.empty()) return stored_slots.extract(stored_slots.begin()).value();
+  // One that lies far behind the others would keep the file long for ever.
+  if (!stored_slots.empty() && (free_slots.empty() || *stored_slots.begin() < *free_slots.begin() + kMostSlotsPassed)) {
+    const Slot slot = stored_slots.extract(stored_slots.begin()).value();
+    fewest_stored_slots = std::min(fewest_stored_slots, stored_slots.size());
+    return slot;
+  }
   prepare_slots();
   if (!free_slots.empty()) return free_slots.extract(free_slots.begin()).value();
   return slot_count++;
@@ -350,6 +354,8 @@ LiveDiskCounters LiveDisk::counters() const {
   counters.base_chunks = self.state.places().count(PlaceKind::base);
   counters.slots = self.slot_count;
   counters.free_slots = self.free_slots.size() + self.stored_slots.size();
+  counters.stored_slots = self.stored_slots.size();
+  counters.surplus_slots = self.surplus_slots;
   counters.partial_slots = self.state.partial_slots();
   counters.segments = self.state.segments().size();
   counters.journal_bytes = self.journal->end();

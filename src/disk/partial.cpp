@@ -108,6 +108,15 @@ Status LiveDisk::Implementation::read_both(ChunkIndex chunk, const Resolved& fro
   });
 }
 
+/// All blocks that the chunk's partial slot has, to their places in `whole`. What lies between them there is anything.
+Status LiveDisk::Implementation::read_own_blocks(ChunkIndex chunk, const Resolved& from, std::span<std::byte> whole) {
+  if (read_slot(chunk, from, from.blocks, whole)) return {};
+  // It may be for what lies between them.
+  return for_each_run(from.blocks, [&](std::size_t first, std::size_t count) {
+    return read_slot(chunk, from, first_blocks(count) << first, whole);
+  });
+}
+
 /// These blocks of the chunk, which its slot has, to their places in `whole`. What lies between them there is anything.
 Status LiveDisk::Implementation::read_slot(ChunkIndex chunk, const Resolved& from, BlockMask blocks,
                                            std::span<std::byte> whole) {

@@ -207,8 +207,9 @@ Status LiveDisk::Implementation::recover_slots() {
     return fail_damaged(fmt::format("{}/journal names slot {} with only {} in use", directory, slot_count - 1,
                                     used.size()));
   }
+  const bool others_have_storage = detour_status.allocated > geometry.bytes_in(ChunkCount{used.size()});
   for (Slot slot = 0; slot < slot_count; ++slot) {
-    if (!used.contains(slot)) stored_slots.insert(slot);
+    if (!used.contains(slot)) (others_have_storage ? stored_slots : free_slots).insert(slot);
   }
   const Time newest = std::max({state.modified(), home_status.modified, detour_status.modified});
   modified = (opened == Opened::clean ? state.modified() : newest).nanoseconds;

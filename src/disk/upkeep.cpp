@@ -1,8 +1,10 @@
-// Upkeep: detours move home, released storage is punched and reused, the journal is compacted. One background thread.
+// Upkeep: detours move home, released storage is punched and reused, the journal is compacted. One background thread, and
+// those that help it to move.
 #include <fmt/format.h>
 
 #include <algorithm>
 #include <atomic>
+#include <cerrno>
 #include <future>
 #include <memory>
 
@@ -14,8 +16,9 @@ namespace {
 
 /// Punched in one call of tidy(), so that it ends soon: pieces of kPieceChunks or of kPreparedSlots.
 constexpr std::size_t kPunchesPerSlice = 128;
-/// One part in so many is little free space.
-constexpr std::uint64_t kShortOfSpace = 20;
+/// With less than one part in so many, or less than that, free space is short.
+constexpr std::uint64_t kLittleSpaceShare = 20;
+constexpr std::uint64_t kLittleSpace = 1 * kGiB;
 /// Detours that are worth another thread.
 constexpr std::size_t kFewestMoves = 4;
 /// Pages looked at for detours in one call.
@@ -54,8 +57,7 @@ Result<bool> LiveDisk::Implementation::move_one_home(ChunkIndex chunk) {
     from = resolve_live(chunk);
   }
   auto buffer = chunk_buffers.take();
-  VARVE_TRY(from.partial() ? read_slot(chunk, from, from.blocks, buffer.span())
-                           : read_stored(chunk, from, 0, buffer.span()));
+  VARVE_TRY(from.partial() ? read_own_blocks(chunk, from, buffer.span()) : read_stored(chunk, from, 0, buffer.span()));
   const Place to{PlaceKind::home, 0};
   VARVE_TRY(write_blocks(chunk, to, from.blocks, buffer.span()));
   MutexLock state_lock(state_mutex);
@@ -75,24 +77,30 @@ Result<std::size_t> LiveDisk::move_home(std::size_t max_chunks, ThreadPool* move
     }
     return {};
   };
-  // Nothing is thrown from here on before all have ended: they work on what is on this stack.
-  std::packaged_task<Status()> own_share(move_some);
-  std::vector<std::future<Status>> shares;
+  /// Those that were given to others work on what is on this stack, until they have ended.
+  struct Shares {
+    std::vector<std::future<Status>> all;
+    ~Shares() {
+      for (auto& share : all) {
+        if (share.valid()) share.wait();
+      }
+    }
+  } shares;
   const std::size_t helpers = movers == nullptr ? 0 : std::min(movers->thread_count(), chunks.size() / kFewestMoves);
-  shares.reserve(helpers + 1);
-  shares.push_back(own_share.get_future());
+  shares.all.reserve(helpers);
   for (std::size_t i = 0; i < helpers; ++i) {
     auto share = std::make_shared<std::packaged_task<Status()>>(move_some);
-    if (movers->try_submit([share] { (*share)(); })) shares.push_back(share->get_future());
+    shares.all.push_back(share->get_future());
+    if (!movers->try_submit([share] { (*share)(); })) shares.all.pop_back();
   }
-  own_share();
-  for (auto& share : shares) share.wait();
-  Status all;
-  for (auto& share : shares) {
+  Status all = move_some();
+  for (auto& share : shares.all) {
     if (Status done = share.get(); all) all = std::move(done);
   }
+  if (moved > 0) {
+    if (Status flushed = self.flush(); all) all = std::move(flushed);
+  }
   VARVE_TRY(all);
-  if (moved > 0) VARVE_TRY(self.flush());
   return moved;
 }
 
@@ -181,36 +189,54 @@ void LiveDisk::Implementation::free_left_slots() {
 }
 
 /// Punching waits for all direct writes to the file and they for it: slot by slot, while others are being written, it cost
-/// the guest nine of ten writes. So what is free keeps its storage while slots are being taken, unless space is short.
-bool LiveDisk::Implementation::may_punch_slots() {
-  {
-    MutexLock lock(state_mutex);
-    if (stored_slots.empty()) return false;
-    if (std::chrono::steady_clock::now() - slot_taken >= options.keep_slots) return true;
+/// the guest nine of ten writes. So free slots keep their storage as long as there is enough of it, but for those that were
+/// too many all through the last period.
+void LiveDisk::Implementation::find_surplus_slots() {
+  bool short_of_space = false;
+  if (const auto capacity = storage.capacity()) {
+    const ByteCount little{std::max(capacity->total.value() / kLittleSpaceShare, kLittleSpace)};
+    short_of_space = capacity->available < little;
   }
-  const auto capacity = storage.capacity();
-  return capacity && capacity->available < ByteCount{capacity->total.value() / kShortOfSpace};
+  MutexLock lock(state_mutex);
+  const auto now = std::chrono::steady_clock::now();
+  if (short_of_space || options.keep_slots == std::chrono::milliseconds{0}) {
+    surplus_slots = stored_slots.size();
+  } else if (now - stored_slots_since >= options.keep_slots) {
+    surplus_slots = fewest_stored_slots;
+    fewest_stored_slots = stored_slots.size();
+    stored_slots_since = now;
+  }
+  surplus_slots = std::min(surplus_slots, stored_slots.size());
 }
 
-/// Storage of free slots goes back, in runs.
+/// Storage of surplus slots goes back, in runs.
 Status LiveDisk::Implementation::punch_slots() {
-  for (std::size_t punches = 0; punches < kPunchesPerSlice && may_punch_slots(); ++punches) {
+  find_surplus_slots();
+  for (std::size_t punches = 0; punches < kPunchesPerSlice; ++punches) {
     Slot first = 0;
     Slot end = 0;
     {
       MutexLock lock(state_mutex);
-      if (stored_slots.empty()) return {};
+      surplus_slots = std::min(surplus_slots, stored_slots.size());
+      if (surplus_slots == 0) return {};
       // From the end: writers take from the front.
-      end = *stored_slots.rbegin() + 1;
-      for (first = end; end - first < kPreparedSlots && stored_slots.erase(first - 1) != 0;) {
-        if (--first == 0) break;
+      first = end = *stored_slots.rbegin() + 1;
+      while (first > 0 && surplus_slots > 0 && end - first < kPreparedSlots && stored_slots.erase(first - 1) != 0) {
+        --first;
+        --surplus_slots;
       }
+      fewest_stored_slots = std::min(fewest_stored_slots, stored_slots.size());
       prepared_slots = {};
     }
     auto punched = detour->punch(offset_of(ChunkIndex{0}, {PlaceKind::detour, first}),
                                  geometry.bytes_in(ChunkCount{end - first}));
-    MutexLock lock(state_mutex);
-    for (Slot slot = first; slot < end; ++slot) free_slots.insert(slot);
+    // A copying filesystem that is full may have space for it later; others won't by being asked again.
+    const bool again = !punched && punched.error().code == ENOSPC;
+    {
+      MutexLock lock(state_mutex);
+      auto& to = again ? stored_slots : free_slots;
+      for (Slot slot = first; slot < end; ++slot) to.insert(slot);
+    }
     if (!punched && punched.error().code != EOPNOTSUPP) return punched;
   }
   return {};
@@ -259,10 +285,12 @@ Status LiveDisk::tidy() {
   auto& self = *implementation_;
   if (self.latched) return {};
   self.free_left_slots();
-  VARVE_TRY(self.punch_slots());
-  VARVE_TRY(self.punch_homes());
+  const Status slots_punched = self.punch_slots();
+  const Status homes_punched = self.punch_homes();
   VARVE_TRY(self.clear_segments());
-  return self.compact_journal();
+  VARVE_TRY(self.compact_journal());
+  VARVE_TRY(slots_punched);
+  return homes_punched;
 }
 
 }  // namespace varve::disk

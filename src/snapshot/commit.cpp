@@ -17,7 +17,8 @@
 //     (unchanged)    what P has                         not touched
 //     behind the end no entry                           MapBuilder::zero
 //
-// States of a chunk between its reading and the map. Only the commit's own thread changes them:
+// States of a chunk between its reading and the map. Only the commit's own thread changes them (a reader fills in what it
+// has read, and looks at nothing else):
 //
 //     state     entered in                 when                                  left in
 //     reading   take_chunk -> readers      it changed                            classify_next, waits for the reader
@@ -123,16 +124,13 @@ struct Step {
 class Commit {
  public:
   Commit(disk::LiveDisk& live, const disk::PendingInfo& pending, chunks::ChunkStore& chunks,
-         chunks::RootRegistry::Hold& hold, const CommitThreads& threads, CommitProgress& progress,
-         const std::function<bool()>& stop, Unreadable unreadable)
+         chunks::RootRegistry::Hold& hold, CommitProgress& progress, const CommitOptions& options)
       : live_(live),
         pending_(pending),
         chunks_(chunks),
         hold_(hold),
-        threads_(threads),
         progress_(progress),
-        stop_(stop),
-        unreadable_(unreadable),
+        options_(options),
         geometry_(chunks.geometry()),
         end_(geometry_.chunks_in(pending.size).value()),
         parent_(chunks, chunks::from_opaque(live.parent_root())),
@@ -178,10 +176,8 @@ class Commit {
   const disk::PendingInfo& pending_;
   chunks::ChunkStore& chunks_;
   chunks::RootRegistry::Hold& hold_;
-  const CommitThreads threads_;
   CommitProgress& progress_;
-  const std::function<bool()>& stop_;
-  const Unreadable unreadable_;
+  const CommitOptions& options_;
   const Geometry geometry_;
   const std::uint64_t end_;  ///< chunks of the image
   const chunks::ChunkMap parent_;
@@ -224,7 +220,7 @@ Status Commit::hold_root(const MaybeRef& root) {
 }
 
 Status Commit::check_stop() const {
-  if (stop_ && stop_()) return fail(ECANCELED, ErrorKind::refused, "the commit was stopped");
+  if (options_.stop && options_.stop()) return fail(ECANCELED, ErrorKind::refused, "the commit was stopped");
   return {};
 }
 
@@ -313,19 +309,22 @@ Status Commit::take_chunk(ChunkIndex chunk) {
 
 /// The step is in steps_ already: a reader points to it.
 void Commit::begin_to_read(Step& step) {
-  if (threads_.readers == nullptr) {
+  if (options_.readers == nullptr) {
     step.reading = std::async(std::launch::deferred, [this, &step] { return read_chunk(step); });
     return;
   }
   auto task = std::make_shared<std::packaged_task<Status()>>([this, &step] { return read_chunk(step); });
   step.reading = task->get_future();
-  threads_.readers->submit([task] { (*task)(); });
+  options_.readers->submit([task] { (*task)(); });
 }
 
 Status Commit::classify_next() {
   Step& step = *steps_[steps_.size() - unclassified_];
   if (step.reading.valid()) {
     const Status got = step.reading.get();
+    if (options_.pace) {
+      options_.pace(step.changed ? ByteCount{step.changed->count() * kBlockSize} : geometry_.chunk_size());
+    }
     if (got) {
       classify(step);
     } else {
@@ -341,7 +340,7 @@ Status Commit::classify_next() {
 /// Invariant 5: what becomes of a chunk whose bytes are lost.
 Result<MaybeRef> Commit::unreadable(ChunkIndex chunk, const Error& error) {
   progress_.met_unreadable = true;
-  if (unreadable_ == Unreadable::fail) return tl::unexpected(error);
+  if (options_.unreadable == Unreadable::fail) return tl::unexpected(error);
   ++result_.damaged_chunks;
   log::error("snapshot \"{}\": chunk {} (bytes from {}) cannot be read and is kept as damaged: {}", pending_.name,
              chunk.value(), geometry_.start_of(chunk).value(), error.message);
@@ -426,7 +425,7 @@ void Commit::send_to_encoders(Step& step) {
       [this, chunk = step.first](std::span<std::byte> out) { return read(chunk, out); }});
   auto task = std::make_shared<std::packaged_task<Result<Outcome>()>>([encoder] { return encoder->run(); });
   step.in_flight = task->get_future();
-  threads_.encoders.submit([task] { (*task)(); });
+  options_.encoders.submit([task] { (*task)(); });
 }
 
 Status Commit::apply_front() {
@@ -506,9 +505,9 @@ void Commit::wait_for_threads() {
 }  // namespace
 
 Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending, chunks::ChunkStore& chunks,
-                                chunks::RootRegistry::Hold& hold, const CommitThreads& threads,
-                                CommitProgress& progress, const std::function<bool()>& stop, Unreadable unreadable) {
-  Commit commit(live, pending, chunks, hold, threads, progress, stop, unreadable);
+                                chunks::RootRegistry::Hold& hold, CommitProgress& progress,
+                                const CommitOptions& options) {
+  Commit commit(live, pending, chunks, hold, progress, options);
   return commit.run();
 }
 

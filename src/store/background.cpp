@@ -46,10 +46,7 @@ void Background::start() {
     });
     pthread_setname_np(threads_.back().native_handle(), "commit");
   }
-  threads_.emplace_back([this] {
-    give_way();
-    upkeep_loop();
-  });
+  threads_.emplace_back([this] { upkeep_loop(); });
   pthread_setname_np(threads_.back().native_handle(), "upkeep");
   // Beside upkeep: it takes a minute with ten thousand snapshots, and detours and freed space cannot wait for that.
   threads_.emplace_back([this] { at_start_(); });

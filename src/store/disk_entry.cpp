@@ -250,14 +250,18 @@ Result<bool> DiskEntry::upkeep() {
 Result<bool> DiskEntry::tidy_live() {
   MutexLock lock(upkeep_mutex_);
   if (removed_) return false;
-  VARVE_TRY_ASSIGN(const std::size_t moved, live_->move_home(kMovesPerSlice, services_.movers.get()));
+  auto moved = live_->move_home(kMovesPerSlice, services_.movers.get());
   // A Home that was left after the last seal is not free before the next (rule 1), and a guest that went quiet brings
   // none: its detours would stay for ever.
-  if (moved == 0 && !live_->latched() && live_->counters().detour_chunks > 0) VARVE_TRY(live_->flush());
-  VARVE_TRY(live_->tidy());
+  if (moved && *moved == 0 && !live_->latched() && live_->counters().detour_chunks > 0) VARVE_TRY(live_->flush());
+  // Also when a detour could not be moved, perhaps for want of the very space that this gives back.
+  const Status tidied = live_->tidy();
   services_.reserve->fill();
+  VARVE_TRY(moved);
+  VARVE_TRY(tidied);
   VARVE_TRY(log_->checkpoint_if_due());
-  return moved > 0 || live_->counters().unswept_chunks > 0;
+  const auto counters = live_->counters();
+  return *moved > 0 || counters.unswept_chunks > 0 || counters.surplus_slots > 0;
 }
 
 Status DiskEntry::rename(const std::string& name) {

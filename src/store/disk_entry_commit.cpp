@@ -1,5 +1,7 @@
 #include <fmt/format.h>
 
+#include <chrono>
+#include <thread>
 #include <utility>
 
 #include "attributes.h"
@@ -15,6 +17,8 @@ using catalog::quoted;
 /// Commits that fail for chunks which cannot be read, before those are committed as damaged (rule 10): with the pauses
 /// of Background half a minute. A cable that was out for a moment must not cost a snapshot anything for good.
 constexpr int kUnreadableAttempts = 6;
+/// Of the live image, read while guests are being served: they come first.
+constexpr std::uint64_t kBytesPerSecond = 200'000'000;
 
 }  // namespace
 
@@ -79,9 +83,16 @@ Status DiskEntry::commit(const disk::PendingInfo& oldest) {
   VARVE_TRY_ASSIGN(const bool wanted, settle_before_commit(oldest.id));
   if (!wanted) return {};
   auto hold = std::make_unique<chunks::RootRegistry::Hold>(services_.registry);
-  const auto committed = snapshot::commit_oldest(
-      *live_, oldest, *services_.chunks, *hold, {*services_.encoders, services_.readers.get()}, progress_,
-      [this] { return cancel_ || services_.stopping; }, patience_with(oldest.id));
+  snapshot::CommitOptions options{*services_.encoders, services_.readers.get()};
+  options.stop = [this] { return cancel_ || services_.stopping; };
+  options.pace = [this, seen = services_.live_requests->load()](ByteCount bytes) mutable {
+    const std::uint64_t now = services_.live_requests->load();
+    if (std::exchange(seen, now) == now) return;
+    std::this_thread::sleep_for(std::chrono::microseconds(bytes.value() * 1'000'000 / kBytesPerSecond));
+  };
+  options.unreadable = patience_with(oldest.id);
+  const auto committed =
+      snapshot::commit_oldest(*live_, oldest, *services_.chunks, *hold, progress_, options);
   if (!committed) {
     ++services_.garbage;  // what it wrote
     if (progress_.met_unreadable) note_unreadable(oldest.id);

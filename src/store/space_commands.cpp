@@ -52,7 +52,8 @@ void add_live(json& out, Store& store, Disk& disk) {
   const auto counters = disk.live().counters();
   const std::uint64_t chunk = store.settings().geometry.chunk_size().value();
   out["home"] = counters.home_chunks * chunk;
-  out["detour"] = (counters.slots - std::min(counters.slots, counters.free_slots)) * chunk;
+  const std::uint64_t without_storage = counters.free_slots - counters.stored_slots;
+  out["detour"] = (counters.slots - std::min(counters.slots, without_storage)) * chunk;
 }
 
 Result<json> space_of(Store& store, const std::shared_ptr<Disk>& disk, const SnapshotInfo& snapshot) {

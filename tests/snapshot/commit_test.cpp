@@ -74,7 +74,7 @@ class DiskWorld : public World {
     if (pending.empty()) return fail(ENOENT, ErrorKind::absent, "nothing is pending");
     // By turns, for both to be tested.
     ThreadPool* const ahead = pending.front().id.value() % 2 == 0 ? &readers : nullptr;
-    return commit_oldest(*live, pending.front(), *store, hold, {encoders, ahead}, progress, stop);
+    return commit_oldest(*live, pending.front(), *store, hold, progress, {encoders, ahead, stop});
   }
   /// Commits the oldest pending snapshot, hands over, and compares what was kept with the image at the freeze.
   Committed commit() {

@@ -15,11 +15,13 @@ namespace varve {
 
 enum class Urgency {
   someone_waits,
-  can_wait,  ///< gives way to all others of this machine: give_way()
+  can_wait,  ///< give_way()
 };
 
-/// From now on the calling thread gets a processor, and the disk where its scheduler goes by that, after all that is more
-/// urgent: nice(2), which on Linux is of the thread, and gives the priority of its requests to the disk (ioprio_set(2)).
+/// From now on the calling thread gets a processor, and the disk where its scheduler goes by that, after what is more urgent:
+/// nice(2), which on Linux is of the thread, and gives the priority of its requests to the disk (ioprio_set(2)). It tells
+/// threads of one control group, or session (sched(7), autogroup), from each other: ours above all. Not for threads that
+/// hold what guests wait for, for more than a moment.
 void give_way();
 
 class ThreadPool {

@@ -10,6 +10,7 @@
 // bytes each while they last (70 while partial); for each pending snapshot the places that changed since, as much again.
 #pragma once
 
+#include <atomic>
 #include <bitset>
 #include <chrono>
 #include <cstdint>
@@ -105,7 +106,9 @@ struct LiveDiskOptions {
   /// What is in the volatile storage, sorted, from before the first of many disks was opened; null: it is listed. Else a
   /// thousand disks would each list the files of all.
   std::shared_ptr<const std::vector<std::string>> volatile_names{};
-  /// Slots that are free keep their storage until none was taken for so long, or little space is left.
+  /// Grows with each read and write of the image; may be shared by disks. Null: nobody asks.
+  std::shared_ptr<std::atomic<std::uint64_t>> requests{};
+  /// Free slots keep their storage for so long, or twice, while others are taken; not when little space is left.
   std::chrono::milliseconds keep_slots{0};
   /// A journal longer than this many bytes, and than four times its compacted size, is compacted.
   std::uint64_t compact_journal_at = 16 * kMiB;
@@ -121,6 +124,8 @@ struct LiveDiskCounters {
   std::uint64_t partial_slots = 0;      ///< live or frozen, that have only the blocks that were written
   std::uint64_t slots = 0;              ///< detour slots in the file, free or not
   std::uint64_t free_slots = 0;
+  std::uint64_t stored_slots = 0;       ///< of the free ones: that have storage
+  std::uint64_t surplus_slots = 0;      ///< of those: whose storage is about to go back
   std::uint64_t base_chunks = 0;
   std::uint64_t segments = 0;           ///< of L
   std::uint64_t journal_bytes = 0;

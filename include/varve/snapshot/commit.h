@@ -35,22 +35,22 @@ enum class Unreadable {
   keep_as_damaged,  ///< rule 10: nothing waits for ever behind them
 };
 
-/// Pools that work for a commit. None may be the caller's own.
-struct CommitThreads {
-  ThreadPool& encoders;
-  ThreadPool* readers = nullptr;  ///< of the live image, ahead; null: the caller's thread reads, chunk by chunk
+struct CommitOptions {
+  ThreadPool& encoders;           ///< compress in parallel; not the caller's own
+  ThreadPool* readers = nullptr;  ///< of the live image, ahead; nor these. Null: the caller's thread reads, chunk by chunk
+  std::function<bool()> stop{};   ///< asked at least once a chunk
+  std::function<void(ByteCount)> pace{};  ///< told what was read; the commit goes on when it returns
+  Unreadable unreadable = Unreadable::keep_as_damaged;
 };
 
 /// Packs and nodes are durable on return; everything the result stands on is in `hold`, which must live until the
-/// root has an owner. ECANCELED when `stop` (may be empty; asked at least once a chunk) said so. Other errors: nothing
+/// root has an owner. ECANCELED when `stop` said so. Other errors: nothing
 /// happened but garbage packs; try again later. EIO (damaged) where a node of P's map on the way cannot be read: then
 /// what is unchanged is unknown, and nothing of this disk can be committed until that node is back.
 ///
 /// Memory: 64 chunks (or 16 MiB of them, if larger) with their encodings, and the writer's packs.
 [[nodiscard]] Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending,
                                               chunks::ChunkStore& chunks, chunks::RootRegistry::Hold& hold,
-                                              const CommitThreads& threads, CommitProgress& progress,
-                                              const std::function<bool()>& stop,
-                                              Unreadable unreadable = Unreadable::keep_as_damaged);
+                                              CommitProgress& progress, const CommitOptions& options);
 
 }  // namespace varve::snapshot
