@@ -74,9 +74,10 @@ Status serve(const MountRequest& request, Readiness& readiness) {
   spare_memory(plan);
   fuse::prepare_process();
   raise_descriptor_limit();
-  VARVE_TRY_ASSIGN(const auto store, open_store(request.store, open_options(request, plan), [](const Error& busy) {
-    log::info("waiting: {}", busy.message);
-  }));
+  const auto waiting = [](const Error& busy) { log::info("waiting: {}", busy.message); };
+  // It is mounted nowhere that we can see (check_mountpoint): a daemon that answers has just lost its mount.
+  VARVE_TRY_ASSIGN(const auto store,
+                   open_store(request.store, open_options(request, plan), waiting, kUnmountedPatience));
   const auto served = [&]() -> Status {
     VARVE_TRY_ASSIGN(const auto session, fuse::Session::mount(*store, fuse_options(request, plan)));
     const auto answer = [&](const nlohmann::json& question, const store::CommandContext& context) {

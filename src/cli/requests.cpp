@@ -27,14 +27,16 @@ Result<json> run_here(store::Store& store, const json& request, const store::Com
 }  // namespace
 
 Result<std::unique_ptr<store::Store>> open_store(const std::string& path, const store::OpenOptions& options,
-                                                 const std::function<void(const Error&)>& waiting) {
+                                                 const std::function<void(const Error&)>& waiting,
+                                                 std::chrono::seconds daemon_patience) {
   const auto begin = Clock::now();
   bool told = false;
   for (;;) {
     auto opened = store::Store::open(path, options);
     if (opened || opened.error().code != EBUSY) return opened;
-    // A daemon that answers stays; one that is going away has taken its socket down already.
-    if (store::ControlClient::connect(path) || Clock::now() - begin > kHolderPatience) return opened;
+    // A daemon that answers stays; one that is going away has taken its socket down already, or is about to.
+    const auto waited = Clock::now() - begin;
+    if (waited > kHolderPatience || (waited >= daemon_patience && store::ControlClient::connect(path))) return opened;
     if (!told && Clock::now() - begin > kNoticeableWait) {
       waiting(opened.error());
       told = true;

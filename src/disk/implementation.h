@@ -317,9 +317,6 @@ struct LiveDisk::Implementation {
   [[nodiscard]] std::vector<ChunkIndex> detours_to_move(std::size_t most) VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status punch_homes() VARVE_EXCLUDES(gate);
   [[nodiscard]] Result<bool> pass_over_hole(const Released::Homes& piece) VARVE_EXCLUDES(state_mutex);
-  void count_request() const {
-    if (options.requests != nullptr) options.requests->fetch_add(1, std::memory_order_relaxed);
-  }
   void free_left_slots() VARVE_EXCLUDES(state_mutex);
   void find_surplus_slots() VARVE_EXCLUDES(state_mutex);
   [[nodiscard]] Status punch_slots() VARVE_EXCLUDES(state_mutex);

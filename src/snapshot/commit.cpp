@@ -322,9 +322,6 @@ Status Commit::classify_next() {
   Step& step = *steps_[steps_.size() - unclassified_];
   if (step.reading.valid()) {
     const Status got = step.reading.get();
-    if (options_.pace) {
-      options_.pace(step.changed ? ByteCount{step.changed->count() * kBlockSize} : geometry_.chunk_size());
-    }
     if (got) {
       classify(step);
     } else {

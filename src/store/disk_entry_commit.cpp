@@ -1,7 +1,5 @@
 #include <fmt/format.h>
 
-#include <chrono>
-#include <thread>
 #include <utility>
 
 #include "attributes.h"
@@ -17,8 +15,6 @@ using catalog::quoted;
 /// Commits that fail for chunks which cannot be read, before those are committed as damaged (rule 10): with the pauses
 /// of Background half a minute. A cable that was out for a moment must not cost a snapshot anything for good.
 constexpr int kUnreadableAttempts = 6;
-/// Of the live image, read while guests are being served: they come first.
-constexpr std::uint64_t kBytesPerSecond = 200'000'000;
 
 }  // namespace
 
@@ -85,11 +81,6 @@ Status DiskEntry::commit(const disk::PendingInfo& oldest) {
   auto hold = std::make_unique<chunks::RootRegistry::Hold>(services_.registry);
   snapshot::CommitOptions options{*services_.encoders, services_.readers.get()};
   options.stop = [this] { return cancel_ || services_.stopping; };
-  options.pace = [this, seen = services_.live_requests->load()](ByteCount bytes) mutable {
-    const std::uint64_t now = services_.live_requests->load();
-    if (std::exchange(seen, now) == now) return;
-    std::this_thread::sleep_for(std::chrono::microseconds(bytes.value() * 1'000'000 / kBytesPerSecond));
-  };
   options.unreadable = patience_with(oldest.id);
   const auto committed =
       snapshot::commit_oldest(*live_, oldest, *services_.chunks, *hold, progress_, options);

@@ -55,7 +55,6 @@ Result<std::shared_ptr<DiskEntry>> OpenStore::open_log(std::unique_ptr<catalog::
   disk::LiveDiskOptions live_options;
   live_options.assume_power_loss = options_.assume_power_loss;
   live_options.volatile_names = volatile_names_;
-  live_options.requests = services_.live_requests;
   if (options_.background) live_options.keep_slots = kKeepSlots;
   const DiskId id = log->state()->id;
   return DiskEntry::open(services_, std::move(log), live_options, [this, id] {

@@ -65,8 +65,6 @@ struct Services {
   std::unique_ptr<ThreadPool> movers;  ///< null without background threads
   std::unique_ptr<ThreadPool> prefetchers;
   std::atomic<bool> stopping{false};
-  /// Reads and writes of all live images: what can wait goes by it.
-  std::shared_ptr<std::atomic<std::uint64_t>> live_requests = std::make_shared<std::atomic<std::uint64_t>>(0);
   std::atomic<std::uint64_t> garbage{0};  ///< grows with whatever leaves records behind that nothing reaches
   CollectState collect;
   StartupTask locator_check;  ///< counts packs that were not known, or are gone

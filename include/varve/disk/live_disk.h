@@ -10,7 +10,6 @@
 // bytes each while they last (70 while partial); for each pending snapshot the places that changed since, as much again.
 #pragma once
 
-#include <atomic>
 #include <bitset>
 #include <chrono>
 #include <cstdint>
@@ -106,8 +105,6 @@ struct LiveDiskOptions {
   /// What is in the volatile storage, sorted, from before the first of many disks was opened; null: it is listed. Else a
   /// thousand disks would each list the files of all.
   std::shared_ptr<const std::vector<std::string>> volatile_names{};
-  /// Grows with each read and write of the image; may be shared by disks. Null: nobody asks.
-  std::shared_ptr<std::atomic<std::uint64_t>> requests{};
   /// Free slots keep their storage for so long, or twice, while others are taken; not when little space is left.
   std::chrono::milliseconds keep_slots{0};
   /// A journal longer than this many bytes, and than four times its compacted size, is compacted.

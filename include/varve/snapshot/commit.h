@@ -39,7 +39,6 @@ struct CommitOptions {
   ThreadPool& encoders;           ///< compress in parallel; not the caller's own
   ThreadPool* readers = nullptr;  ///< of the live image, ahead; nor these. Null: the caller's thread reads, chunk by chunk
   std::function<bool()> stop{};   ///< asked at least once a chunk
-  std::function<void(ByteCount)> pace{};  ///< told what was read; the commit goes on when it returns
   Unreadable unreadable = Unreadable::keep_as_damaged;
 };
 
