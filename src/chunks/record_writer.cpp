@@ -24,6 +24,7 @@
 #include "delta.h"
 #include "format.h"
 #include "varve/core/log.h"
+#include "varve/core/pool_task.h"
 #include "varve/core/same_bytes.h"
 
 namespace varve::chunks {
@@ -37,10 +38,6 @@ PackId random_pack_id() {
   std::random_device source;
   const std::uint64_t bits = std::uint64_t{source()} << 32 | source();
   return PackId{bits & ~format::kReservedIdBits};
-}
-
-bool same_bytes(std::span<const std::byte> a, std::span<const std::byte> b) {
-  return a.size() == b.size() && (a.empty() || std::memcmp(a.data(), b.data(), a.size()) == 0);
 }
 
 /// A pack in memory.
@@ -334,9 +331,7 @@ Status RecordWriter::Implementation::close_pack() {
   format::put_table_and_trailer(open.bytes, open.id, 0, open.table);
   closing = std::exchange(open, {});
   if (store.options.pack_writers == nullptr) return settle();
-  auto task = std::make_shared<std::packaged_task<Status()>>([this] { return put_object(closing); });
-  written = task->get_future();
-  store.options.pack_writers->submit([task] { (*task)(); });
+  written = submit_to(*store.options.pack_writers, [this] { return put_object(closing); });
   return {};
 }
 

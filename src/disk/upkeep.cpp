@@ -6,10 +6,10 @@
 #include <atomic>
 #include <cerrno>
 #include <future>
-#include <memory>
 
 #include "implementation.h"
 #include "varve/core/log.h"
+#include "varve/core/pool_task.h"
 
 namespace varve::disk {
 namespace {
@@ -89,9 +89,7 @@ Result<std::size_t> LiveDisk::move_home(std::size_t max_chunks, ThreadPool* move
   const std::size_t helpers = movers == nullptr ? 0 : std::min(movers->thread_count(), chunks.size() / kFewestMoves);
   shares.all.reserve(helpers);
   for (std::size_t i = 0; i < helpers; ++i) {
-    auto share = std::make_shared<std::packaged_task<Status()>>(move_some);
-    shares.all.push_back(share->get_future());
-    if (!movers->try_submit([share] { (*share)(); })) shares.all.pop_back();
+    shares.all.push_back(submit_to(*movers, move_some));
   }
   Status all = move_some();
   for (auto& share : shares.all) {
@@ -192,6 +190,10 @@ void LiveDisk::Implementation::free_left_slots() {
 /// the guest nine of ten writes. So free slots keep their storage as long as there is enough of it, but for those that were
 /// too many all through the last period.
 void LiveDisk::Implementation::find_surplus_slots() {
+  {
+    MutexLock lock(state_mutex);
+    if (stored_slots.empty()) return;  // as with most disks, most of the time: no need to ask the filesystem
+  }
   bool short_of_space = false;
   if (const auto capacity = storage.capacity()) {
     const ByteCount little{std::max(capacity->total.value() / kLittleSpaceShare, kLittleSpace)};

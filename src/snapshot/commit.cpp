@@ -69,6 +69,7 @@
 #include "varve/chunks/codec.h"
 #include "varve/core/buffer.h"
 #include "varve/core/log.h"
+#include "varve/core/pool_task.h"
 #include "varve/core/same_bytes.h"
 
 namespace varve::snapshot {
@@ -313,9 +314,7 @@ void Commit::begin_to_read(Step& step) {
     step.reading = std::async(std::launch::deferred, [this, &step] { return read_chunk(step); });
     return;
   }
-  auto task = std::make_shared<std::packaged_task<Status()>>([this, &step] { return read_chunk(step); });
-  step.reading = task->get_future();
-  options_.readers->submit([task] { (*task)(); });
+  step.reading = submit_to(*options_.readers, [this, &step] { return read_chunk(step); });
 }
 
 Status Commit::classify_next() {
@@ -420,9 +419,7 @@ void Commit::send_to_encoders(Step& step) {
   auto encoder = std::make_shared<EncoderTask>(EncoderTask{
       chunks_, step.bytes->span(), bytes_inside(step.first), step.parent, step.changed, step.maybe_delta, step.digest,
       [this, chunk = step.first](std::span<std::byte> out) { return read(chunk, out); }});
-  auto task = std::make_shared<std::packaged_task<Result<Outcome>()>>([encoder] { return encoder->run(); });
-  step.in_flight = task->get_future();
-  options_.encoders.submit([task] { (*task)(); });
+  step.in_flight = submit_to(options_.encoders, [encoder] { return encoder->run(); });
 }
 
 Status Commit::apply_front() {

@@ -160,8 +160,8 @@ class ChunkStore {
                                                                      Compression compression);
 
 /// Writes the records of one commit. A ref it returns is readable through the ChunkStore once the pack it is in is
-/// durable: after finish(), or earlier when another pack filled up after it. Everything it writes or shares is in its hold until
-/// it goes. One thread at a time; encoding may run in parallel beforehand: find_equal(), else encode_payload()
+/// durable: after finish(), or earlier when another pack filled up after it. Everything it writes or shares is in its
+/// hold until it goes. One thread at a time; encoding may run in parallel beforehand: find_equal(), else encode_payload()
 /// anywhere, then append().
 ///
 /// Errors: those of the object store (ENOSPC, EDQUOT, EIO …), EIO (damaged) from an encode that failed its check. An

@@ -43,9 +43,9 @@ struct CommitOptions {
 };
 
 /// Packs and nodes are durable on return; everything the result stands on is in `hold`, which must live until the
-/// root has an owner. ECANCELED when `stop` said so. Other errors: nothing
-/// happened but garbage packs; try again later. EIO (damaged) where a node of P's map on the way cannot be read: then
-/// what is unchanged is unknown, and nothing of this disk can be committed until that node is back.
+/// root has an owner. ECANCELED when `stop` said so. Other errors: nothing happened but garbage packs; try again later. EIO
+/// (damaged) where a node of P's map on the way cannot be read: then what is unchanged is unknown, and nothing of this disk
+/// can be committed until that node is back.
 ///
 /// Memory: 64 chunks (or 16 MiB of them, if larger) with their encodings, and the writer's packs.
 [[nodiscard]] Result<Committed> commit_oldest(disk::LiveDisk& live, const disk::PendingInfo& pending,
