@@ -1,7 +1,8 @@
 #include "varve/core/digest.h"
 
 #include <fmt/format.h>
-#include <xxhash.h>
+
+#include "varve/core/xxh3.h"
 
 namespace varve {
 

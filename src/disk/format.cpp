@@ -1,13 +1,11 @@
 #include "format.h"
 
-#define XXH_STATIC_LINKING_ONLY  // a streaming state on the stack
-#include <xxhash.h>
-
 #include <algorithm>
 #include <bit>
 #include <cstring>
 
 #include "varve/core/bytes.h"
+#include "varve/core/xxh3.h"
 
 namespace varve::disk {
 namespace {

@@ -6,8 +6,7 @@
 #include <cstring>
 #include <random>
 
-#define XXH_STATIC_LINKING_ONLY
-#include <xxhash.h>
+#include "varve/core/xxh3.h"
 
 namespace varve::disk {
 namespace {

@@ -137,12 +137,11 @@ void Filesystem::read_live(Request& request, store::Disk& disk, std::span<std::b
   request.data(buffer.first(*size));
 }
 
-void Filesystem::read_snapshot(Request& request, store::Disk& disk, SnapshotId id, std::span<std::byte> buffer,
-                               ByteOffset at) {
-  const auto size = disk.read_snapshot(id, at, buffer);
+void Filesystem::read_snapshot(Request& request, store::Disk& disk, SnapshotId id, ByteOffset at, ByteCount count) {
+  const auto bytes = disk.view_snapshot(id, at, count);
   // Damage was logged where it was met, with all that is known of it.
-  if (!size) return request.fail(size.error().code);
-  request.data(buffer.first(*size));
+  if (!bytes) return request.fail(bytes.error().code);
+  request.data(*bytes);
 }
 
 namespace {
@@ -162,16 +161,18 @@ void Filesystem::read(Request request, const fuse_file_info& info, std::size_t s
   const ByteCount count{size};
   const bool quick = live ? !file.disk->live().reads_base(at, count) : file.disk->snapshot_cached(snapshot, at, count);
   if (quick && live) return read_live(request, *file.disk, scratch(size), at);
-  if (quick) return read_snapshot(request, *file.disk, snapshot, scratch(size), at);
-  later(live ? live_ : snapshots_, std::move(request),
-        [this, disk = file.disk, live, snapshot, size, at](Request& held) {
-          auto lease = buffers_.take();
-          AlignedBuffer larger;  // than any kernel asks for
-          if (size > lease.span().size()) larger = AlignedBuffer(size);
-          const auto buffer = larger.size() != 0 ? larger.span() : lease.span().first(size);
-          if (live) return read_live(held, *disk, buffer, at);
-          read_snapshot(held, *disk, snapshot, buffer, at);
-        });
+  if (quick) return read_snapshot(request, *file.disk, snapshot, at, count);
+  if (!live) {
+    return here_or_later(snapshots_, std::move(request), [this, disk = file.disk, snapshot, at, count](Request& held) {
+      read_snapshot(held, *disk, snapshot, at, count);
+    });
+  }
+  here_or_later(live_, std::move(request), [this, disk = file.disk, size, at](Request& held) {
+    auto lease = buffers_.take();
+    AlignedBuffer larger;  // than any kernel asks for
+    if (size > lease.span().size()) larger = AlignedBuffer(size);
+    read_live(held, *disk, larger.size() != 0 ? larger.span() : lease.span().first(size), at);
+  });
 }
 
 // --- write ---

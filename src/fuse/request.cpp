@@ -93,6 +93,13 @@ void Request::data(std::span<const std::byte> bytes) {
       [&](fuse_req_t raw) { return fuse_reply_buf(raw, reinterpret_cast<const char*>(bytes.data()), bytes.size()); });
 }
 
+void Request::data(const ByteView& bytes) {
+  std::vector<iovec> parts;
+  parts.reserve(bytes.pieces().size());
+  for (const auto piece : bytes.pieces()) parts.push_back({const_cast<std::byte*>(piece.data()), piece.size()});
+  answer([&](fuse_req_t raw) { return fuse_reply_iov(raw, parts.data(), static_cast<int>(parts.size())); });
+}
+
 void Request::written(std::size_t count) {
   answer([&](fuse_req_t raw) { return fuse_reply_write(raw, count); });
 }

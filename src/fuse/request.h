@@ -7,6 +7,7 @@
 #include <utility>
 
 #include "libfuse.h"
+#include "varve/core/byte_view.h"
 
 namespace varve::fuse {
 
@@ -49,6 +50,7 @@ class Request {
   [[nodiscard]] bool opened(const fuse_file_info& file, bool parallel_direct_writes);
   void attributes(const struct stat& status, double timeout);
   void data(std::span<const std::byte> bytes);
+  void data(const ByteView& bytes);
   void text(std::string_view bytes) { data(std::as_bytes(std::span(bytes.data(), bytes.size()))); }
   void written(std::size_t count);
   void xattr_size(std::size_t size);

@@ -69,7 +69,7 @@ struct SnapshotImage::Implementation : std::enable_shared_from_this<SnapshotImag
 
   /// The chunk's bytes; null: zeros.
   Result<BytesPointer> load(ChunkIndex chunk);
-  Status copy(ChunkIndex chunk, std::size_t from, std::span<std::byte> out);
+  Status add(ChunkIndex chunk, std::size_t from, std::size_t count, ByteView& view);
   void prefetch(ReadStreams::Ahead ahead);
   bool peek(ChunkIndex chunk);
 
@@ -89,16 +89,16 @@ Result<BytesPointer> SnapshotImage::Implementation::load(ChunkIndex chunk) {
   return chunks.load_chunk(*ref);
 }
 
-Status SnapshotImage::Implementation::copy(ChunkIndex chunk, std::size_t from, std::span<std::byte> out) {
+Status SnapshotImage::Implementation::add(ChunkIndex chunk, std::size_t from, std::size_t count, ByteView& view) {
   const auto bytes = load(chunk);
   if (!bytes) {
     return tl::unexpected(
         bytes.error().in(fmt::format("chunk {} (bytes from {})", chunk.value(), geometry.start_of(chunk).value())));
   }
   if (*bytes == nullptr) {
-    std::ranges::fill(out, std::byte{0});
+    view.add_zeros(count);
   } else {
-    std::memcpy(out.data(), (*bytes)->data() + from, out.size());
+    view.add(std::span(**bytes).subspan(from, count), *bytes);
   }
   return {};
 }
@@ -133,20 +133,20 @@ ByteCount SnapshotImage::size() const {
   return implementation_->size;
 }
 
-Result<std::size_t> SnapshotImage::read(ByteOffset at, std::span<std::byte> out) {
+Result<ByteView> SnapshotImage::view(ByteOffset at, ByteCount count) {
   Implementation& image = *implementation_;
-  if (at.value() >= image.size.value() || out.empty()) return std::size_t{0};
-  const auto count = static_cast<std::size_t>(std::min<std::uint64_t>(out.size(), image.size.value() - at.value()));
-  image.prefetch(image.streams.note(at, ByteCount{count}));
-  std::size_t done = 0;
-  while (done < count) {
-    const ByteOffset from = at + ByteCount{done};
+  ByteView view;
+  if (at.value() >= image.size.value() || count.value() == 0) return view;
+  count = std::min(count, image.size - ByteCount{at.value()});
+  image.prefetch(image.streams.note(at, count));
+  while (view.size() < count.value()) {
+    const ByteOffset from = at + ByteCount{view.size()};
     const std::size_t within = image.geometry.within_chunk(from);
-    const std::size_t piece = std::min(count - done, image.geometry.chunk_bytes() - within);
-    VARVE_TRY(image.copy(image.geometry.chunk_of(from), within, out.subspan(done, piece)));
-    done += piece;
+    const std::size_t piece =
+        std::min<std::uint64_t>(count.value() - view.size(), image.geometry.chunk_bytes() - within);
+    VARVE_TRY(image.add(image.geometry.chunk_of(from), within, piece, view));
   }
-  return count;
+  return view;
 }
 
 bool SnapshotImage::cached(ByteOffset at, ByteCount count) {

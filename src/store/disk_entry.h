@@ -83,7 +83,7 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   Status change_snapshot_care(SnapshotId id, const std::function<Status(Care&)>& change) override;
   std::vector<SnapshotInfo> trash() const override;
   Result<ImageUse> use_snapshot(SnapshotId id) override;
-  Result<std::size_t> read_snapshot(SnapshotId id, ByteOffset at, std::span<std::byte> out) override;
+  Result<ByteView> view_snapshot(SnapshotId id, ByteOffset at, ByteCount count) override;
   Result<ByteOffset> seek_snapshot(SnapshotId id, ByteOffset at, bool data) override;
   bool snapshot_cached(SnapshotId id, ByteOffset at, ByteCount count) override;
 

@@ -7,6 +7,7 @@
 #include "attributes.h"
 #include "disk_entry.h"
 #include "varve/catalog/names.h"
+#include "varve/core/buffer.h"
 #include "varve/core/log.h"
 
 namespace varve::store {
@@ -306,10 +307,16 @@ tl::unexpected<Error> DiskEntry::log_damage(SnapshotId id, ByteOffset at, Error 
   return tl::unexpected(std::move(error));
 }
 
-Result<std::size_t> DiskEntry::read_snapshot(SnapshotId id, ByteOffset at, std::span<std::byte> out) {
-  return on_snapshot<std::size_t>(
-      id, at, [&](snapshot::SnapshotImage& image) { return image.read(at, out); },
-      [&] { return live_->read_pending(id, at, out); });
+Result<ByteView> DiskEntry::view_snapshot(SnapshotId id, ByteOffset at, ByteCount count) {
+  return on_snapshot<ByteView>(
+      id, at, [&](snapshot::SnapshotImage& image) { return image.view(at, count); },
+      [&]() -> Result<ByteView> {
+        const auto buffer = std::make_shared<AlignedBuffer>(count.value());
+        VARVE_TRY_ASSIGN(const std::size_t got, live_->read_pending(id, at, buffer->span()));
+        ByteView view;
+        view.add(buffer->span().first(got), buffer);
+        return view;
+      });
 }
 
 Result<ByteOffset> DiskEntry::seek_snapshot(SnapshotId id, ByteOffset at, bool data) {

@@ -162,12 +162,19 @@ class Varve(Peer):
     def snapshot_image(self, number):
         return os.path.join(self.disk, f's{number}', 'disk.img')
 
-    def pending(self):
+    def disks(self):
         with open(os.path.join(self.mount, '.varve', 'status.json'), encoding='utf-8') as status:
-            return any(disk['snapshots']['pending'] for disk in json.load(status)['disks'])
+            return json.load(status)['disks']
+
+    def pending(self):
+        return any(disk['snapshots']['pending'] for disk in self.disks())
 
     def settle(self):
         wait_for(lambda: not self.pending(), 'commits', 1800)
+
+    def rest(self):
+        """Until what was written meanwhile is home again."""
+        wait_for(lambda: not any(disk['live']['detour_chunks'] for disk in self.disks()), 'detours', 600)
 
 
 class VarveZstd1(Varve):

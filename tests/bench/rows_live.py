@@ -33,19 +33,24 @@ def row4(bench):
 
 
 def while_committing(bench, row, name, options, rewrite):
+    """Beside the commit of a disk that was at rest, and of the snapshot that comes as soon as that one is complete."""
     def measure(system, number):
         if number == 0:
             fill(system.image, system.size)
         system.settle()
+        system.rest()
         quiet = fio(system.image, system.size, bench.a.seconds, *options)
-        fill(system.image, system.size if rewrite else min(system.size, GIB))
-        system.snapshot(number)
-        busy = fio(system.image, system.size, bench.a.seconds, *options)
-        state = 'while a commit runs' if system.pending() else 'while a commit ran, part of the time'
         bench.results.add(row, f'{name}, quiet', 'a second', system.name, quiet['iops'])
-        bench.results.add(row, f'{name}, {state}', 'a second', system.name, busy['iops'])
-        bench.results.add(row, f'{name}, {state}: p99 / quiet p99', 'times', system.name,
-                         busy['p99'] / max(quiet['p99'], 1))
+        system.rest()
+        for turn, which in enumerate(('a commit', 'the next commit')):
+            system.settle()
+            fill(system.image, system.size if rewrite else min(system.size, GIB))
+            system.snapshot(2 * number + turn)
+            busy = fio(system.image, system.size, bench.a.seconds, *options)
+            state = f'while {which} runs' if system.pending() else f'while {which} ran, part of the time'
+            bench.results.add(row, f'{name}, {state}', 'a second', system.name, busy['iops'])
+            bench.results.add(row, f'{name}, {state}: p99 / quiet p99', 'times', system.name,
+                             busy['p99'] / max(quiet['p99'], 1))
     bench.each((peers.Varve,), measure)
 
 

@@ -27,6 +27,14 @@ def images_of(bench, stack, raw):
     return paths
 
 
+def real_disk(bench, stack):
+    """A plain file with an ext4 of real files."""
+    raw = os.path.join(bench.a.work, 'disk.img')
+    stack.callback(os.unlink, raw)
+    space.real_files('/usr', raw, bench.a.size, bench.a.work)
+    return raw
+
+
 def read_image(bench, name, path):
     size = bench.a.size
     drop_caches()
@@ -44,9 +52,7 @@ def read_image(bench, name, path):
 def row8(bench):
     """And 9 and 10."""
     with contextlib.ExitStack() as stack:
-        raw = bench.stand(stack, peers.Raw, bench.a.size)
-        fill(raw.image, bench.a.size)
-        paths = images_of(bench, stack, raw.image)
+        paths = images_of(bench, stack, real_disk(bench, stack))
         for _ in range(bench.a.rounds):
             for name, path in paths.items():
                 read_image(bench, name, path)
@@ -96,15 +102,11 @@ def row12(bench):
 
 
 def row13(bench):
-    """An ext4 of real files."""
     with contextlib.ExitStack() as stack:
-        raw = os.path.join(bench.a.work, 'disk.img')
-        stack.callback(os.unlink, raw)
-        space.real_files('/usr', raw, bench.a.size, bench.a.work)
+        paths = images_of(bench, stack, real_disk(bench, stack))
         where = os.path.join(bench.a.work, 'files')
         os.mkdir(where)
         stack.callback(os.rmdir, where)
-        paths = images_of(bench, stack, raw)
 
         def tar():
             run('mount', '-o', 'loop,ro,noload', path, where)

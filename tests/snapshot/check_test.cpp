@@ -39,7 +39,7 @@ Damage read_all(World& world, const CheckTarget& target) {
   Damage damage{target.name, 0, ""};
   Bytes out(kGeometry.chunk_bytes());
   for (std::uint64_t chunk = 0; chunk < kGeometry.chunks_in(target.size).value(); ++chunk) {
-    if (image.read(kGeometry.start_of(ChunkIndex{chunk}), out)) continue;
+    if (read_into(image, kGeometry.start_of(ChunkIndex{chunk}), out)) continue;
     if (damage.chunks++ == 0) damage.first = "chunk " + std::to_string(chunk) + " ";
   }
   return damage;

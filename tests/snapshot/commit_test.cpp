@@ -97,7 +97,7 @@ class DiskWorld : public World {
   Bytes read_image(const MaybeRef& root, std::size_t size) {
     SnapshotImage reader(*store, root, ByteCount{size}, prefetchers);
     Bytes out(size);
-    const auto got = reader.read(ByteOffset{0}, out);
+    const auto got = read_into(reader, ByteOffset{0}, out);
     EXPECT_TRUE(got) << got.error().message;
     return out;
   }
@@ -279,7 +279,7 @@ TEST(Commit, AnUnreadableChunkIsKeptAsDamagedAndNoOtherSuffers) {
   SnapshotImage image(*world.store, committed->root, ByteCount{world.image.size()}, world.prefetchers);
   for (std::uint64_t chunk = 0; chunk < 20; ++chunk) {
     Bytes out(kChunkBytes);
-    const auto got = image.read(ByteOffset{chunk * kChunkBytes}, out);
+    const auto got = read_into(image, ByteOffset{chunk * kChunkBytes}, out);
     const bool damaged = chunk == 3 || chunk == 4 || chunk == 11;
     EXPECT_EQ(got.has_value(), !damaged) << chunk;
     if (damaged) {

@@ -49,7 +49,7 @@ class ImageTest : public ::testing::Test {
   }
   void expect_read(std::uint64_t at, std::size_t count) {
     Bytes out(count, std::byte{0xEE});
-    const auto got = image->read(ByteOffset{at}, out);
+    const auto got = read_into(*image, ByteOffset{at}, out);
     ASSERT_TRUE(got) << got.error().message;
     const std::size_t expected = at >= kSize ? 0 : std::min<std::size_t>(count, kSize - at);
     ASSERT_EQ(*got, expected);
@@ -100,7 +100,7 @@ TEST_F(ImageTest, SeekAgreesWithTheModel) {
 TEST_F(ImageTest, AnEmptyMapIsZeros) {
   SnapshotImage empty(*world.store, {}, ByteCount{3 * kChunkBytes}, world.prefetchers);
   Bytes out(3 * kChunkBytes, std::byte{1});
-  ASSERT_TRUE(empty.read(ByteOffset{0}, out));
+  ASSERT_TRUE(read_into(empty, ByteOffset{0}, out));
   EXPECT_EQ(out, Bytes(out.size()));
   EXPECT_EQ(empty.seek(ByteOffset{5}, true).error().code, ENXIO);
   EXPECT_EQ(empty.seek(ByteOffset{5}, false)->value(), 5u);
@@ -139,7 +139,7 @@ TEST_F(ImageTest, ReadersInManyThreadsGetTheirBytes) {
     threads.emplace_back([this, t] {
       for (std::uint64_t at = t * 1000; at < kSize; at += 40000) {
         Bytes out(40000);
-        const auto got = image->read(ByteOffset{at}, out);
+        const auto got = read_into(*image, ByteOffset{at}, out);
         ASSERT_TRUE(got);
         ASSERT_TRUE(std::equal(out.begin(), out.begin() + static_cast<std::ptrdiff_t>(*got),
                                bytes.begin() + static_cast<std::ptrdiff_t>(at)));
@@ -180,13 +180,13 @@ TEST_F(ImageTest, ADamagedChunkIsNamedAndItsNeighboursAreNot) {
   }();
   SnapshotImage damaged(*world.store, with_damage, ByteCount{kSize}, world.prefetchers);
   Bytes out(kChunkBytes);
-  const auto got = damaged.read(ByteOffset{5 * kChunkBytes}, out);
+  const auto got = read_into(damaged, ByteOffset{5 * kChunkBytes}, out);
   ASSERT_FALSE(got);
   EXPECT_EQ(got.error().code, EIO);
   EXPECT_EQ(got.error().kind, ErrorKind::damaged);
   EXPECT_NE(got.error().message.find("chunk 5 "), std::string::npos) << got.error().message;
-  EXPECT_TRUE(damaged.read(ByteOffset{4 * kChunkBytes}, out));
-  EXPECT_TRUE(damaged.read(ByteOffset{6 * kChunkBytes}, out));
+  EXPECT_TRUE(read_into(damaged, ByteOffset{4 * kChunkBytes}, out));
+  EXPECT_TRUE(read_into(damaged, ByteOffset{6 * kChunkBytes}, out));
 }
 
 TEST_F(ImageTest, BytesThatRottedAreNeverServed) {
@@ -195,7 +195,7 @@ TEST_F(ImageTest, BytesThatRottedAreNeverServed) {
   std::uint64_t refused = 0;
   for (std::uint64_t chunk = 0; chunk < kChunks; ++chunk) {
     Bytes out(kChunkBytes);
-    const auto got = image->read(ByteOffset{chunk * kChunkBytes}, out);
+    const auto got = read_into(*image, ByteOffset{chunk * kChunkBytes}, out);
     if (!got) {
       ++refused;
       EXPECT_EQ(got.error().code, EIO);

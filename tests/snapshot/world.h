@@ -85,4 +85,11 @@ class World {
   ThreadPool prefetchers{"prefetch", 2, 256};
 };
 
+/// How much there was.
+inline Result<std::size_t> read_into(SnapshotImage& image, ByteOffset at, std::span<std::byte> out) {
+  VARVE_TRY_ASSIGN(const ByteView view, image.view(at, ByteCount{out.size()}));
+  view.copy_to(out);
+  return view.size();
+}
+
 }  // namespace varve::snapshot::test

@@ -4,6 +4,7 @@
 #include <memory>
 
 #include "varve/chunks/chunk_map.h"
+#include "varve/core/byte_view.h"
 #include "varve/core/thread_pool.h"
 #include "varve/disk/live_disk.h"
 
@@ -23,7 +24,7 @@ class SnapshotImage {
   SnapshotImage& operator=(const SnapshotImage&) = delete;
   [[nodiscard]] ByteCount size() const;
   /// Short only at the end. EIO (damaged) says chunk and pack.
-  [[nodiscard]] Result<std::size_t> read(ByteOffset at, std::span<std::byte> out);
+  [[nodiscard]] Result<ByteView> view(ByteOffset at, ByteCount count);
   /// Whether the range can be answered without loading anything. Cheap, advisory.
   [[nodiscard]] bool cached(ByteOffset at, ByteCount count);
   /// As lseek(2): chunk-grained, ENXIO at the end.

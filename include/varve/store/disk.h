@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "varve/catalog/disk_log.h"
+#include "varve/core/byte_view.h"
 #include "varve/core/result.h"
 #include "varve/disk/live_disk.h"
 
@@ -117,9 +118,15 @@ class Disk {
   [[nodiscard]] virtual std::vector<SnapshotInfo> trash() const = 0;
   [[nodiscard]] virtual Result<ImageUse> use_snapshot(SnapshotId id) = 0;
   /// EIO is logged with disk, snapshot, offset and pack.
-  [[nodiscard]] virtual Result<std::size_t> read_snapshot(SnapshotId id, ByteOffset at, std::span<std::byte> out) = 0;
+  [[nodiscard]] virtual Result<ByteView> view_snapshot(SnapshotId id, ByteOffset at, ByteCount count) = 0;
+  /// The same into a buffer; how much there was.
+  [[nodiscard]] Result<std::size_t> read_snapshot(SnapshotId id, ByteOffset at, std::span<std::byte> out) {
+    VARVE_TRY_ASSIGN(const ByteView view, view_snapshot(id, at, ByteCount{out.size()}));
+    view.copy_to(out);
+    return view.size();
+  }
   [[nodiscard]] virtual Result<ByteOffset> seek_snapshot(SnapshotId id, ByteOffset at, bool data) = 0;
-  /// Whether read_snapshot() can answer from memory. Cheap, advisory.
+  /// Whether view_snapshot() can answer from memory. Cheap, advisory.
   [[nodiscard]] virtual bool snapshot_cached(SnapshotId id, ByteOffset at, ByteCount count) = 0;
 };
 
