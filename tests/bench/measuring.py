@@ -96,11 +96,11 @@ class Bench:
         print(f'  {kind.name}: left out, {reason}', file=sys.stderr)
         return None
 
-    def each(self, kinds, measure, size=None, rounds=None):
+    def each(self, kinds, measure, size=None):
         """All systems stand side by side; `measure(system, round)` goes through them in turn."""
         with contextlib.ExitStack() as stack:
             there = [self.stand(stack, kind, size or self.a.size) for kind in kinds]
-            for number in range(rounds or self.a.rounds):
+            for number in range(self.a.rounds):
                 for system in there:
                     if system is not None:
                         measure(system, number)

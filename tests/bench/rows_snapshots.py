@@ -51,8 +51,10 @@ def row2(bench):
 
 def row3(bench):
     for depth in (1, 16):
-        def measure(system, _, depth=depth):
+        def measure(system, turn, depth=depth):
             fill(system.image, system.size)
+            system.settle()
+            system.rest()
             options = ('--rw=randwrite', '--bs=4k', f'--iodepth={depth}')
             quiet = fio(system.image, system.size, bench.a.seconds, *options)
             stop = threading.Event()
@@ -60,7 +62,7 @@ def row3(bench):
             def take():
                 number = 0
                 while not stop.wait(0.05):
-                    system.snapshot(number)
+                    system.snapshot(f'{turn}-{number}')
                     number += 1
             taker = threading.Thread(target=take)
             taker.start()
@@ -72,7 +74,7 @@ def row3(bench):
             for name, value in (('without snapshots', quiet), ('with a snapshot every 50 ms', busy)):
                 for figure in ('p999', 'longest'):
                     bench.results.add(3, f'writer, {depth} deep, {name}: {figure}', 'us', system.name, value[figure])
-        bench.each((peers.Varve,), measure, rounds=1)
+        bench.each((peers.Varve,), measure)
 
 
 def zstd_alone(bench, image, level):

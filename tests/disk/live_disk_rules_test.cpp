@@ -262,6 +262,30 @@ TEST_F(LiveDiskRules, FreeSlotsKeepTheirStorageForTheNextUntilSpaceIsShort) {
   disk().drain();
 }
 
+TEST_F(LiveDiskRules, FreeSlotsThatNobodyTookForAPeriodGiveTheirStorageBack) {
+  LiveDiskOptions options;
+  options.keep_slots = std::chrono::milliseconds{1};
+  start(kChunks, options);
+  disk().freeze();
+  disk().write_stamped(0, 3 * kTestChunk);
+  disk().commit();
+  disk().flush();
+  std::size_t moved = 0;
+  disk().move_home(8, &moved);
+  ASSERT_EQ(moved, 3u);
+  disk().flush();
+  EXPECT_GE(allocated("detour.img"), 3 * kTestChunk);
+  // One that begins while they are free, and ends.
+  for (int looks = 0; looks < 3; ++looks) {
+    disk().tidy();
+    std::this_thread::sleep_for(2 * options.keep_slots);
+  }
+  EXPECT_EQ(allocated("detour.img"), 0u);
+  EXPECT_EQ(live().counters().stored_slots, 0u);
+  disk().verify();
+  disk().drain();
+}
+
 /// A slot with many blocks, left behind by a second snapshot: its successor has the whole chunk.
 TEST_F(LiveDiskRules, AChunkWithManyBlocksInASlotMovesWhole) {
   disk().freeze();
@@ -315,6 +339,22 @@ TEST_F(LiveDiskRules, TheFirstWriteToAPinnedChunkWritesNoMoreThanItsBlocks) {
   }
   disk().verify();
   disk().settle();
+}
+
+/// A slot's blocks are read in one piece with what lies between them, which may be what the medium does not give back.
+TEST_F(LiveDiskRules, WhatLiesBetweenTheBlocksOfASlotNeedNotBeReadable) {
+  disk().freeze();
+  disk().write_stamped(0, 4096);
+  disk().write_stamped(8192, 4096);
+  disk().commit();
+  disk().flush();
+  storage().fail_at(1, EIO, Repeat::once, Calls::reads);
+  std::size_t moved = 0;
+  disk().move_home(8, &moved);
+  EXPECT_EQ(moved, 1u);
+  storage().clear_faults();
+  disk().verify();
+  disk().drain();
 }
 
 /// Of a part of a block too: killed between the bytes and the record, or the record and the answer.

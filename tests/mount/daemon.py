@@ -57,6 +57,20 @@ class Mounting(MountTest):
         self.m.start()
         self.assertEqual(read_at(image, 0, 10), b'still here')
 
+    def test_a_mount_waits_for_a_daemon_that_has_just_lost_its_own(self):
+        file = open(self.m.make_disk('d', MIB), 'r+b', buffering=0)
+        run('umount', '-l', self.m.path)
+        release = threading.Timer(1, file.close)
+        release.start()
+        run(harness.varve, 'mount', self.m.store, self.m.path)
+        try:
+            self.assertEqual(os.listdir(self.m.path), ['d'])
+        finally:
+            release.join()
+            run('umount', self.m.path)
+        self.m.wait_ended()
+        self.m.start()
+
 
 class Signals(MountTest):
     def ends_on(self, number):

@@ -39,19 +39,21 @@ class FullFilesystem(MountTest):
         return state.f_bfree * state.f_frsize
 
     def fill_up(self):
-        """To the last block, and all that the store might have put back a moment later."""
-        fd = os.open(os.path.join(self.filesystem, 'filler'), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        try:
-            for size in (MIB, 64 * 1024, BLOCK):
-                try:
-                    while True:
-                        os.write(fd, b'x' * size)
-                except OSError as error:
-                    self.assertEqual(error.errno, errno.ENOSPC)
-                os.fsync(fd)
-        finally:
-            os.close(fd)
-        self.assertLess(self.free(), 64 * 1024, 'not full')
+        """To the last block, and all that the store puts back a moment later."""
+        def full():
+            fd = os.open(os.path.join(self.filesystem, 'filler'), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            try:
+                for size in (MIB, 64 * 1024, BLOCK):
+                    try:
+                        while True:
+                            os.write(fd, b'x' * size)
+                    except OSError as error:
+                        self.assertEqual(error.errno, errno.ENOSPC)
+                    os.fsync(fd)
+            finally:
+                os.close(fd)
+            return self.free() < 64 * 1024
+        wait_for(full, 20, 'a full filesystem')
 
     def collect(self):
         run(harness.varve, 'collect', self.m.store)

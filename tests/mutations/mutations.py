@@ -171,6 +171,12 @@ MUTATIONS = [
     Mutation(0, 'blocks that come to a slot are journaled', 'src/disk/partial.cpp',
              'if (more == 0) return {};', 'if (more == 0 || more != 0) return {};',
              DISK, RULES + 'BlocksOfAPartialSlot*'),
+    Mutation(0, 'blocks of a slot are read one by one where they cannot be read together', 'src/disk/partial.cpp',
+             'if (read_slot(chunk, from, from.blocks, whole)) return {};',
+             'VARVE_TRY(read_slot(chunk, from, from.blocks, whole));',
+             DISK, RULES + 'WhatLiesBetween*'),
+    Mutation(0, 'free slots that nobody takes give their storage back', 'src/disk/upkeep.cpp',
+             'surplus_slots = fewest_stored_slots;', '', DISK, RULES + 'FreeSlotsThatNobodyTook*'),
     # Collect's (collect.cpp opens with its invariants).
     Mutation(14, 'a pack that somebody uses keeps its records', 'src/chunks/root_registry.cpp',
              'if (held_packs_.contains(pack) || kept_packs_.contains(pack)) return false;', '',
