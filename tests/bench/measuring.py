@@ -31,11 +31,13 @@ class Results:
                 ratio = f'{own / middle:8.2f}' if own and middle else ' ' * 8
                 print(f'  {system:24} {middle:12.2f}   {min(values):12.2f} to {max(values):12.2f}   varve / it {ratio}')
 
+    def as_list(self):
+        return [{'row': row, 'what': what, 'unit': unit, 'systems': systems}
+                for (row, what, unit), systems in sorted(self.figures.items(), key=lambda item: item[0][0])]
+
     def write(self, path):
         with open(path, 'w', encoding='utf-8') as file:
-            json.dump([{'row': row, 'what': what, 'unit': unit, 'systems': systems}
-                       for (row, what, unit), systems in sorted(self.figures.items(), key=lambda item: item[0][0])],
-                      file, indent=1)
+            json.dump(self.as_list(), file, indent=1)
 
 
 def fio(path, size, seconds, *options, direct=True):

@@ -14,9 +14,10 @@ VARVE is the command, PASSTHROUGH what passthrough.cpp becomes (build/tests/benc
     6  first writes to pinned chunks              14 deleting and collecting
     7  commit, against zstd alone                 15 memory, and time to mount
     8  a snapshot read in one go, cold            16 processor time
-All of them take about two hours. Debian's packages for the peers: qemu-system-common qemu-utils btrfs-progs squashfuse
-squashfs-tools restic borgbackup zstd; one that is missing is left out, and said so; --install gets them. --tiny: seconds,
-only to see that it works. plot.py draws what --json wrote.
+All of them take about three hours; at the end, what was asked is set beside what was reached (targets.py). Debian's
+packages for the peers: qemu-system-common qemu-utils btrfs-progs squashfuse squashfs-tools restic borgbackup zstd; one
+that is missing is left out, and said so; --install gets them. --tiny: seconds, only to see that it works. plot.py draws
+what --json wrote.
 """
 import argparse
 import os
@@ -29,6 +30,7 @@ import rows_cost
 import rows_live
 import rows_reading
 import rows_snapshots
+import targets
 from measuring import GIB, MIB, Bench, Results
 from peers import run
 
@@ -77,6 +79,7 @@ def main():
     finally:
         shutil.rmtree(arguments.work, ignore_errors=True)
     results.print()
+    targets.print_verdicts(results.as_list())
     if arguments.json:
         results.write(arguments.json)
 
