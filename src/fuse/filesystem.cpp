@@ -26,11 +26,10 @@ constexpr std::chrono::seconds kLogInterval{1};
 
 }  // namespace
 
-Filesystem::Filesystem(store::Store& store, bool real_blocks, unsigned threads)
+Filesystem::Filesystem(store::Store& store, bool real_blocks, std::size_t kept_buffers)
     : store_(store),
       real_blocks_(real_blocks),
-      buffers_(kBufferSize, threads),
-      most_here_(threads / 2),
+      buffers_(kBufferSize, kept_buffers),
       control_("fs-control", kControlThreads, kQueued),
       vacate_("fs-vacate", kVacateThreads, kQueued),
       snapshots_("fs-snapshots", kSnapshotThreads, kQueued),
@@ -45,17 +44,6 @@ void Filesystem::later(ThreadPool& pool, Request request, Work work) {
   // An exception drops the request, which then answers EIO.
   if (pool.try_submit([held, work = std::move(work)] { work(*held); })) return;
   fail(*held, Error{ENOMEM, ErrorKind::system, "too many requests wait for an answer"});
-}
-
-void Filesystem::here_or_later(ThreadPool& pool, Request request, Work work) {
-  struct Turn {
-    std::atomic<unsigned>& count;
-    const unsigned before = count.fetch_add(1, std::memory_order_relaxed);
-    ~Turn() { count.fetch_sub(1, std::memory_order_relaxed); }
-  };
-  const Turn turn{here_};
-  if (turn.before < most_here_) return work(request);
-  later(pool, std::move(request), std::move(work));
 }
 
 void Filesystem::fail(Request& request, const Error& error, Ino directory) {

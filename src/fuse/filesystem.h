@@ -1,8 +1,7 @@
 // What the kernel asks, decoded, done through Store and answered.
 //
 // Who does it. A thread that serves the kernel only does what ends in microseconds, or in the time of one access to the
-// live image's own files; half of those threads may also read what must be loaded first. Everything else goes to a
-// bounded pool and is answered later; the pools are apart so that
+// live image's own files. Everything else goes to a bounded pool and is answered later; the pools are apart so that
 //   control    mkdir, create, rename, attributes: a log record, a freeze
 //   vacate     rmdir, rm, shrinking: may wait a second each for a RELEASE on its way
 //   snapshots  reads and seeks of snapshots, which may be far away: any number of slow readers hold up only each other
@@ -47,8 +46,8 @@ constexpr double kTimeout = 3600;  ///< seconds
 
 class Filesystem final : public store::Observer {
  public:
-  /// `store` must outlive it. `threads` serve the kernel; as many buffers of reads are kept for reuse.
-  Filesystem(store::Store& store, bool real_blocks, unsigned threads);
+  /// `store` must outlive it. Buffers of reads are kept for reuse up to `kept_buffers`.
+  Filesystem(store::Store& store, bool real_blocks, std::size_t kept_buffers);
   /// Finishes what the pools have.
   ~Filesystem() override;
 
@@ -101,9 +100,6 @@ class Filesystem final : public store::Observer {
   using Work = std::function<void(Request&)>;
   /// Queues work that ends with an answer to `request`.
   void later(ThreadPool& pool, Request request, Work work);
-  /// Does it on this thread, which serves the kernel, while less than half of those do such work; else later(). Random
-  /// reads of a snapshot, cold: a tenth more with one reader, a sixth more with four.
-  void here_or_later(ThreadPool& pool, Request request, Work work);
 
   /// Answers with the error. One that happened in a directory is kept for its user.varve.error; one that is not a plain
   /// refusal is logged.
@@ -165,8 +161,6 @@ class Filesystem final : public store::Observer {
   HandleSet<OpenFile> files_;
   HandleSet<OpenDirectory> directories_;
   BufferPool buffers_;
-  const unsigned most_here_;
-  std::atomic<unsigned> here_{0};
 
   struct CountedLinks {
     Time modified;

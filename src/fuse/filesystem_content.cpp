@@ -163,11 +163,11 @@ void Filesystem::read(Request request, const fuse_file_info& info, std::size_t s
   if (quick && live) return read_live(request, *file.disk, scratch(size), at);
   if (quick) return read_snapshot(request, *file.disk, snapshot, at, count);
   if (!live) {
-    return here_or_later(snapshots_, std::move(request), [this, disk = file.disk, snapshot, at, count](Request& held) {
+    return later(snapshots_, std::move(request), [this, disk = file.disk, snapshot, at, count](Request& held) {
       read_snapshot(held, *disk, snapshot, at, count);
     });
   }
-  here_or_later(live_, std::move(request), [this, disk = file.disk, size, at](Request& held) {
+  later(live_, std::move(request), [this, disk = file.disk, size, at](Request& held) {
     auto lease = buffers_.take();
     AlignedBuffer larger;  // than any kernel asks for
     if (size > lease.span().size()) larger = AlignedBuffer(size);

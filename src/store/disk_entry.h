@@ -171,6 +171,7 @@ class DiskEntry final : public Disk, public chunks::RootOwner {
   [[nodiscard]] Status hand_over(const disk::PendingInfo& frozen, const snapshot::Committed& committed,
                                  std::unique_ptr<chunks::RootRegistry::Hold>& hold);
   [[nodiscard]] Result<std::shared_ptr<snapshot::SnapshotImage>> image_of(SnapshotId id);
+  [[nodiscard]] Result<ByteView> view_pending(SnapshotId id, ByteOffset at, ByteCount count);
   [[nodiscard]] std::optional<disk::PendingInfo> find_pending(SnapshotId id) const;
   [[nodiscard]] Status remove_closed_snapshot(SnapshotId id, const StillWanted& wanted);
   [[nodiscard]] Status settle_one(SnapshotId id) VARVE_REQUIRES(operations_);

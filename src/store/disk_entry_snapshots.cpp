@@ -310,13 +310,25 @@ tl::unexpected<Error> DiskEntry::log_damage(SnapshotId id, ByteOffset at, Error 
 Result<ByteView> DiskEntry::view_snapshot(SnapshotId id, ByteOffset at, ByteCount count) {
   return on_snapshot<ByteView>(
       id, at, [&](snapshot::SnapshotImage& image) { return image.view(at, count); },
-      [&]() -> Result<ByteView> {
-        const auto buffer = std::make_shared<AlignedBuffer>(count.value());
-        VARVE_TRY_ASSIGN(const std::size_t got, live_->read_pending(id, at, buffer->span()));
-        ByteView view;
-        view.add(buffer->span().first(got), buffer);
-        return view;
-      });
+      [&] { return view_pending(id, at, count); });
+}
+
+/// A pending snapshot's bytes are in nobody's cache.
+Result<ByteView> DiskEntry::view_pending(SnapshotId id, ByteOffset at, ByteCount count) {
+  ByteView view;
+  const auto read_into = [&](std::span<std::byte> out, std::shared_ptr<const void> keeper) -> Status {
+    VARVE_TRY_ASSIGN(const std::size_t got, live_->read_pending(id, at, out));
+    view.add(out.first(got), std::move(keeper));
+    return {};
+  };
+  const auto lease = std::make_shared<BufferPool::Lease>(services_.pending_reads.take());
+  if (count.value() <= lease->span().size()) {
+    VARVE_TRY(read_into(lease->span().first(count.value()), lease));
+  } else {
+    const auto larger = std::make_shared<AlignedBuffer>(count.value());
+    VARVE_TRY(read_into(larger->span(), larger));
+  }
+  return view;
 }
 
 Result<ByteOffset> DiskEntry::seek_snapshot(SnapshotId id, ByteOffset at, bool data) {

@@ -9,6 +9,7 @@
 #include "quota.h"
 #include "reserve.h"
 #include "varve/chunks/chunk_store.h"
+#include "varve/core/buffer.h"
 #include "varve/core/thread_pool.h"
 #include "varve/objects/object_store.h"
 #include "varve/os/storage.h"
@@ -64,6 +65,7 @@ struct Services {
   std::unique_ptr<ThreadPool> encoders;
   std::unique_ptr<ThreadPool> movers;  ///< null without background threads
   std::unique_ptr<ThreadPool> prefetchers;
+  BufferPool pending_reads{kMiB, 4};
   std::atomic<bool> stopping{false};
   std::atomic<std::uint64_t> garbage{0};  ///< grows with whatever leaves records behind that nothing reaches
   CollectState collect;

@@ -78,10 +78,10 @@ def main():
             ROWS[int(row)](bench)
     finally:
         shutil.rmtree(arguments.work, ignore_errors=True)
-    results.print()
-    targets.print_verdicts(results.as_list())
     if arguments.json:
         results.write(arguments.json)
+    results.print()
+    targets.print_verdicts(results.as_list())
 
 
 if __name__ == '__main__':

@@ -95,10 +95,13 @@ class Care(CareTest):
         for bad in (b'tomorrow', b'2020-01-01', b'2026-13-01', b'2099-01-01T00:00:00+01:00'):
             self.refused(errno.EINVAL, os.setxattr, snapshot, 'user.varve.deadline', bad)
             self.assertTrue(self.error_of(snapshot))
-        soon = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=5)
-        os.setxattr(snapshot, 'user.varve.deadline', soon.strftime('%Y-%m-%dT%H:%M:%SZ').encode())
-        self.assertTrue(os.getxattr(snapshot, 'user.varve.deadline').startswith(soon.strftime('%Y-%m-%dT%H:%M:%S').encode()))
-        self.assertTrue(os.path.exists(snapshot))
+        def set_deadline(seconds):
+            deadline = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(seconds=seconds)
+            text = deadline.strftime('%Y-%m-%dT%H:%M:%S').encode()
+            os.setxattr(snapshot, 'user.varve.deadline', text + b'Z')
+            return text
+        self.assertEqual(set_deadline(3600), os.getxattr(snapshot, 'user.varve.deadline')[:19])
+        set_deadline(5)
         wait_for(lambda: 's' not in os.listdir(self.disk), 30, 'the deadline')
         self.refused(errno.ENOENT, os.stat, snapshot)
 

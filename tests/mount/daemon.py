@@ -41,7 +41,7 @@ class Mounting(MountTest):
             os.mkdir(self.m.disk('d'))
             # Nothing of ours may be inherited from who started it.
         finally:
-            run('umount', self.m.path)
+            self.m.umount()
         self.m.start()  # waits for the other to let go of the store
         self.assertEqual(os.listdir(self.m.path), ['d'])
 
@@ -67,7 +67,7 @@ class Mounting(MountTest):
             self.assertEqual(os.listdir(self.m.path), ['d'])
         finally:
             release.join()
-            run('umount', self.m.path)
+            self.m.umount()
         self.m.wait_ended()
         self.m.start()
 

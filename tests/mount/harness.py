@@ -161,7 +161,7 @@ class Mount:
         if self.daemon.returncode != 0:
             raise AssertionError(f'the daemon ended with {self.daemon.returncode}:\n{self.log_text()}')
 
-    def unmount(self):
+    def umount(self):
         """At once; a machine's own services (an indexer, a monitor) may look in for a moment, and are waited for."""
         words = ['umount'] if os.geteuid() == 0 else ['fusermount3', '-u']
         for _ in range(20):
@@ -171,6 +171,9 @@ class Mount:
             time.sleep(0.1)
         else:
             run(*words, self.path)
+
+    def unmount(self):
+        self.umount()
         self.wait_ended()
 
     def remount(self):

@@ -158,6 +158,10 @@ MUTATIONS = [
     Mutation(0, 'a digest match alone never makes bytes what the base has', 'src/snapshot/image.cpp',
              'return there && same_bytes(**there, bytes);', 'return there.has_value();',
              'snapshot/snapshot_test', 'MapSourceTest.*'),
+    Mutation(0, 'what a read shows stays until it was shown', 'src/snapshot/image.cpp',
+             'view.add(std::span(**bytes).subspan(from, count), *bytes);',
+             'view.add(std::span(**bytes).subspan(from, count), nullptr);',
+             'snapshot/snapshot_test', 'ImageTest.AViewKeeps*'),
     # Partial slots (partial.cpp opens with their invariants).
     Mutation(1, 'a Home is kept for the slots that have a part of its chunk', 'src/disk/live_disk.cpp',
              '(place.kind == PlaceKind::home && state.partial_slots(chunk) > 0) || ', '',

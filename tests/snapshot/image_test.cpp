@@ -97,6 +97,21 @@ TEST_F(ImageTest, SeekAgreesWithTheModel) {
   EXPECT_EQ(image->seek(ByteOffset{kSize}, false).error().code, ENXIO);
 }
 
+TEST_F(ImageTest, AViewKeepsWhatItShowsWhenTheCacheDoesNot) {
+  constexpr std::uint64_t kCount = 10 * kChunkBytes;
+  const auto view = image->view(ByteOffset{100}, ByteCount{kCount});
+  ASSERT_TRUE(view);
+  image.reset();
+  world.prefetchers.drain();
+  world.store->drop_caches();
+  image = open();
+  expect_read(kSize / 2, 64 * kChunkBytes);  // other bytes where those were
+  Bytes out(kCount);
+  ASSERT_EQ(view->size(), out.size());
+  view->copy_to(out);
+  EXPECT_TRUE(std::equal(out.begin(), out.end(), bytes.begin() + 100));
+}
+
 TEST_F(ImageTest, AnEmptyMapIsZeros) {
   SnapshotImage empty(*world.store, {}, ByteCount{3 * kChunkBytes}, world.prefetchers);
   Bytes out(3 * kChunkBytes, std::byte{1});

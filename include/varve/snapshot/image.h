@@ -23,7 +23,7 @@ class SnapshotImage {
   SnapshotImage(const SnapshotImage&) = delete;
   SnapshotImage& operator=(const SnapshotImage&) = delete;
   [[nodiscard]] ByteCount size() const;
-  /// Short only at the end. EIO (damaged) says chunk and pack.
+  /// Short only at the end. EIO (damaged) says chunk and pack. What it shows may outlive the image, and the store's cache.
   [[nodiscard]] Result<ByteView> view(ByteOffset at, ByteCount count);
   /// Whether the range can be answered without loading anything. Cheap, advisory.
   [[nodiscard]] bool cached(ByteOffset at, ByteCount count);

@@ -118,6 +118,7 @@ class Disk {
   [[nodiscard]] virtual std::vector<SnapshotInfo> trash() const = 0;
   [[nodiscard]] virtual Result<ImageUse> use_snapshot(SnapshotId id) = 0;
   /// EIO is logged with disk, snapshot, offset and pack.
+  /// What it shows must not outlive the store.
   [[nodiscard]] virtual Result<ByteView> view_snapshot(SnapshotId id, ByteOffset at, ByteCount count) = 0;
   /// The same into a buffer; how much there was.
   [[nodiscard]] Result<std::size_t> read_snapshot(SnapshotId id, ByteOffset at, std::span<std::byte> out) {
