@@ -103,7 +103,8 @@ class Care(CareTest):
         self.assertEqual(set_deadline(3600), os.getxattr(snapshot, 'user.varve.deadline')[:19])
         set_deadline(5)
         wait_for(lambda: 's' not in os.listdir(self.disk), 30, 'the deadline')
-        self.refused(errno.ENOENT, os.stat, snapshot)
+        # The kernel, which knows the name, is told a moment later.
+        wait_for(lambda: errno_of(os.stat, snapshot) == errno.ENOENT, 10, 'the name to go')
 
     def test_only_snapshot_directories_have_them(self):
         os.mkdir(self.m.disk('d', 's'))
