@@ -30,7 +30,7 @@ std::vector<std::size_t> lengths() {
 TEST(Xxh3, AnyVectorsGiveTheSameDigest) {
   const auto bytes = some_bytes(1048576 + 3);
   for (const std::size_t length : lengths()) {
-    for (const std::size_t start : {0, 1, 3}) {
+    for (const std::size_t start : {0U, 1U, 3U}) {
       const auto piece = std::span(bytes).subspan(start, length);
       ASSERT_EQ(digest_of(piece), plain_digest_of(piece)) << length << " bytes from " << start;
     }
