@@ -65,7 +65,7 @@ struct Services {
   std::unique_ptr<ThreadPool> encoders;
   std::unique_ptr<ThreadPool> movers;  ///< null without background threads
   std::unique_ptr<ThreadPool> prefetchers;
-  BufferPool pending_reads{kMiB, 4};
+  BufferPool pending_reads{kMiB, 4};  ///< what reads of pending snapshots fill; nobody caches those
   std::atomic<bool> stopping{false};
   std::atomic<std::uint64_t> garbage{0};  ///< grows with whatever leaves records behind that nothing reaches
   CollectState collect;

@@ -111,8 +111,9 @@ class Verdicts:
         self.beside(12, 'restore with dd, nothing changed', 'dd to a plain file', least=1)
         tar = 'mount -o loop,ro and tar of all files, cold'
         self.beside(13, tar, 'plain file', most=1.3)
-        others = [system for system in self.figures.all.get((13, tar), {}) if system not in ('varve', 'plain file')]
-        self.beside(13, tar, *(others or ['any']), most=1, best=min, name='the best other')
+        others = [of(13, tar, system) for system in self.figures.all.get((13, tar), {})
+                  if system not in ('varve', 'plain file')]
+        self.ratio(13, tar, of(13, tar), min(others, default=None), 'the best other', most=1)
 
     def cost(self):
         of = self.figures.of

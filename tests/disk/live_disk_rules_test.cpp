@@ -80,6 +80,17 @@ class LiveDiskRules : public ::testing::Test {
     const auto status = storage().status(path(leaf));
     return status ? status->allocated.value() : 0;
   }
+  /// Three chunks are written to slots and come home: the slots are free.
+  void detour_and_come_home() {
+    disk().freeze();
+    disk().write_stamped(0, 3 * kTestChunk);
+    disk().commit();
+    disk().flush();
+    std::size_t moved = 0;
+    disk().move_home(8, &moved);
+    EXPECT_EQ(moved, 3u);
+    disk().flush();
+  }
   ModeledDisk::Complete some_complete(std::uint64_t chunks) {
     SparseImage image;
     for (std::uint64_t i = 0; i < chunks; ++i) {
@@ -234,14 +245,7 @@ TEST_F(LiveDiskRules, FreeSlotsKeepTheirStorageForTheNextUntilSpaceIsShort) {
   options.keep_slots = std::chrono::hours{1};
   start(kChunks, options);
   const auto detour_and_back = [&] {
-    disk().freeze();
-    disk().write_stamped(0, 3 * kTestChunk);
-    disk().commit();
-    disk().flush();
-    std::size_t moved = 0;
-    disk().move_home(8, &moved);
-    EXPECT_EQ(moved, 3u);
-    disk().flush();
+    detour_and_come_home();
     disk().tidy();
     disk().verify();
   };
@@ -266,14 +270,7 @@ TEST_F(LiveDiskRules, FreeSlotsThatNobodyTookForAPeriodGiveTheirStorageBack) {
   LiveDiskOptions options;
   options.keep_slots = std::chrono::milliseconds{1};
   start(kChunks, options);
-  disk().freeze();
-  disk().write_stamped(0, 3 * kTestChunk);
-  disk().commit();
-  disk().flush();
-  std::size_t moved = 0;
-  disk().move_home(8, &moved);
-  ASSERT_EQ(moved, 3u);
-  disk().flush();
+  detour_and_come_home();
   EXPECT_GE(allocated("detour.img"), 3 * kTestChunk);
   // One that begins while they are free, and ends.
   for (int looks = 0; looks < 3; ++looks) {
