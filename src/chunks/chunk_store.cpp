@@ -38,11 +38,11 @@ ChunkStore::Implementation::Implementation(objects::ObjectStore& object_store, L
       chunks(options.chunk_cache_bytes),
       nodes(options.node_cache_bytes - options.node_cache_bytes / kTableShare) {}
 
-Result<BytesPointer> ChunkStore::Implementation::load(const Ref& ref, RecordKind kind) {
+Result<BytesPointer> ChunkStore::Implementation::load(const Ref& ref, RecordKind kind, objects::Access access) {
   return cache_for(kind).get(
       ref,
       [&]() -> Result<BytesPointer> {
-        auto bytes = read(ref, kind);
+        auto bytes = read(ref, kind, nullptr, access);
         if (!bytes && bytes.error().kind == ErrorKind::damaged) damaged_loads.fetch_add(1, std::memory_order_relaxed);
         return bytes;
       },
@@ -54,9 +54,10 @@ Result<BytesPointer> ChunkStore::Implementation::load_once(const Ref& ref, Recor
   return read(ref, kind);
 }
 
-Result<BytesPointer> ChunkStore::Implementation::read(const Ref& ref, RecordKind kind, DeltaParent* parent) {
-  return packs.read_record(
-      ref, kind, plain_bytes(kind), [&](const Ref& base) { return cache_for(kind).peek(base); }, parent);
+Result<BytesPointer> ChunkStore::Implementation::read(const Ref& ref, RecordKind kind, DeltaParent* parent,
+                                                      objects::Access access) {
+  return packs.read_record({ref, kind, plain_bytes(kind),
+                            [&](const Ref& base) { return cache_for(kind).peek(base); }, parent, access});
 }
 
 std::vector<Locator::Entry> ChunkStore::Implementation::locator_entries(PackId pack,
@@ -88,8 +89,8 @@ Digest ChunkStore::digest(std::span<const std::byte> plain) const {
   return implementation_->options.digest(plain);
 }
 
-Result<BytesPointer> ChunkStore::load_chunk(const Ref& ref) {
-  return implementation_->load(ref, RecordKind::full);
+Result<BytesPointer> ChunkStore::load_chunk(const Ref& ref, objects::Access access) {
+  return implementation_->load(ref, RecordKind::full, access);
 }
 BytesPointer ChunkStore::peek_chunk(const Ref& ref) {
   return implementation_->chunks.peek(ref);

@@ -23,12 +23,14 @@ struct ChunkStore::Implementation {
   }
   // In all of these `kind` is full or node, also for deltas.
   [[nodiscard]] RecordCache& cache_for(RecordKind kind) { return kind == RecordKind::node ? nodes : chunks; }
-  [[nodiscard]] Result<BytesPointer> load(const Ref& ref, RecordKind kind);
+  [[nodiscard]] Result<BytesPointer> load(const Ref& ref, RecordKind kind,
+                                          objects::Access access = objects::Access::random);
   /// From the cache, or read without being kept there: a comparison must not push out what guests read.
   [[nodiscard]] Result<BytesPointer> load_once(const Ref& ref, RecordKind kind);
   /// Read now; only a delta's base may come from the cache. It is not kept there: what was decoded with it is.
   /// `parent`: filled with the rest if it is a chunk's delta.
-  [[nodiscard]] Result<BytesPointer> read(const Ref& ref, RecordKind kind, DeltaParent* parent = nullptr);
+  [[nodiscard]] Result<BytesPointer> read(const Ref& ref, RecordKind kind, DeltaParent* parent = nullptr,
+                                          objects::Access access = objects::Access::random);
   [[nodiscard]] std::vector<Locator::Entry> locator_entries(PackId pack, std::span<const RecordInfo> records) const;
 
   objects::ObjectStore& objects;

@@ -205,8 +205,13 @@ Status ChunkDelta::copy_own_blocks(Codec codec, BlockBits wanted, std::span<std:
   for (std::size_t at = 0; at < own.bytes().size(); ++at) {
     if ((wanted.bytes()[at] & ~own.bytes()[at]) != std::byte{0}) return not_of_its_base();
   }
-  Bytes blocks(own.count() * kBlockSize);
-  VARVE_TRY(decode_payload(codec, encoded, blocks));
+  Bytes decoded;
+  std::span<const std::byte> blocks = encoded;
+  if (codec != Codec::raw || encoded.size() != own.count() * kBlockSize) {
+    decoded.resize(own.count() * kBlockSize);
+    VARVE_TRY(decode_payload(codec, encoded, decoded));
+    blocks = decoded;
+  }
   std::size_t next = 0;
   for (std::size_t i = 0; i < blocks_in(chunk.size()); ++i) {
     if (!own.test(i)) continue;

@@ -130,7 +130,7 @@ std::vector<Ref> LostSupports::find_lender(std::size_t number) {
 
 LostSupports::Known LostSupports::load(const Ref& ref, RecordKind content) {
   if (last_.bytes != nullptr && last_.ref == ref && last_content_ == content) return last_;
-  auto bytes = store_.packs.read_no_delta(ref, content, store_.plain_bytes(content));
+  auto bytes = store_.packs.read_record({.ref = ref, .content = content, .plain_bytes = store_.plain_bytes(content)});
   if (!bytes) return {ref, nullptr};
   last_ = {ref, *bytes};
   last_content_ = content;

@@ -149,19 +149,10 @@ Result<std::vector<Ref>> PackReader::supports_of(const Ref& ref) {
   return (*pack)->supports_of(ref.ordinal);
 }
 
-Result<BytesPointer> PackReader::read_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                             const AtHand& at_hand, DeltaParent* parent) {
-  return read_twice(ref, content, plain_bytes, &at_hand, parent);
-}
-
-Result<BytesPointer> PackReader::read_no_delta(const Ref& ref, RecordKind content, std::size_t plain_bytes) {
-  return read_twice(ref, content, plain_bytes, nullptr, nullptr);
-}
-
-Result<BytesPointer> PackReader::read_twice(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                            const AtHand* at_hand, DeltaParent* parent) {
+Result<BytesPointer> PackReader::read_record(const Request& request) {
+  const Ref& ref = request.ref;
   if (ref.damaged()) return fail_damaged(to_text(ref));
-  auto bytes = try_record(ref, content, plain_bytes, at_hand, parent);
+  auto bytes = try_record(request);
   if (!bytes && worth_another_try(bytes.error())) {
     // Perhaps it was rewritten between table and bytes: once more, with the newest of both. What it stands on, too.
     std::vector<PackId> packs{ref.pack};
@@ -172,20 +163,21 @@ Result<BytesPointer> PackReader::read_twice(const Ref& ref, RecordKind content, 
       drop_table(pack);
       (void)look_up_generation(pack);
     }
-    bytes = try_record(ref, content, plain_bytes, at_hand, parent);
+    bytes = try_record(request);
   }
   if (!bytes) return tl::unexpected(bytes.error().in(to_text(ref)));
   records_loaded.fetch_add(1, std::memory_order_relaxed);
-  return bytes;
+  return std::make_shared<const Bytes>(std::move(*bytes));
 }
 
 Result<PackReader::Place> PackReader::find(const Ref& ref, RecordKind content) {
-  VARVE_TRY_ASSIGN(auto places, find_all(std::span(&ref, 1), content));
+  VARVE_TRY_ASSIGN(auto places, find_all(std::span(&ref, 1), content, Wanted::payload_and_supports));
   return std::move(places.front());
 }
 
 /// By tables that are cached or small; of others their entries only, which are read together.
-Result<std::vector<PackReader::Place>> PackReader::find_all(std::span<const Ref> refs, RecordKind content) {
+Result<std::vector<PackReader::Place>> PackReader::find_all(std::span<const Ref> refs, RecordKind content,
+                                                                Wanted wanted) {
   std::vector<Place> places(refs.size());
   struct Alone {
     std::size_t number = 0;  ///< in refs
@@ -205,7 +197,7 @@ Result<std::vector<PackReader::Place>> PackReader::find_all(std::span<const Ref>
       if (!loaded) return tl::unexpected(loaded.error().in(to_text(refs[i])));
       table = std::move(*loaded);
     }
-    auto place = place_in(*table, refs[i], content);
+    auto place = place_in(*table, refs[i], content, wanted);
     if (!place) return tl::unexpected(place.error().in(to_text(refs[i])));
     places[i] = std::move(*place);
   }
@@ -216,34 +208,37 @@ Result<std::vector<PackReader::Place>> PackReader::find_all(std::span<const Ref>
     reads.push_back({format::pack_name(ref.pack, one.table->generation),
                      ByteOffset{one.table->trailer.table_offset + ref.ordinal * format::kEntrySize}, one.entry});
   }
-  objects_.read_together(reads);
+  objects_.read_together(reads, objects::Access::random);
   for (std::size_t i = 0; i < alone.size(); ++i) {
     if (!reads[i].got) return as_pack_error(reads[i].got.error(), reads[i].name);
     if (*reads[i].got != format::kEntrySize) return fail_damaged(reads[i].name + " is cut");
     const Ref& ref = refs[alone[i].number];
-    auto place = place_in(*alone[i].table, ref, content, alone[i].entry);
+    auto place = place_in(*alone[i].table, ref, content, wanted, alone[i].entry);
     if (!place) return tl::unexpected(place.error().in(to_text(ref)));
     places[alone[i].number] = std::move(*place);
   }
   return places;
 }
 
-Result<PackReader::Place> PackReader::place_in(const PackTable& table, const Ref& ref, RecordKind content) {
+Result<PackReader::Place> PackReader::place_in(const PackTable& table, const Ref& ref, RecordKind content,
+                                               Wanted wanted) {
   if (ref.ordinal >= table.entries.size()) return fail_damaged("the pack has no such record");
   const format::Entry& entry = table.entries[ref.ordinal];
   VARVE_TRY(same_record(entry, ref, content));
-  return Place{table.payloads, entry, table.supports_of(ref.ordinal)};
+  Place place{table.payloads, entry};
+  if (wanted == Wanted::payload_and_supports) place.supports = table.supports_of(ref.ordinal);
+  return place;
 }
 
 Result<PackReader::Place> PackReader::place_in(const LargeTable& large, const Ref& ref, RecordKind content,
-                                               std::span<const std::byte> bytes) {
+                                               Wanted wanted, std::span<const std::byte> bytes) {
   const format::Trailer& trailer = large.trailer;
   const auto placed = format::get_entry(bytes, trailer.payloads_end());
   if (!placed) return fail_damaged("its entry is impossible");
   VARVE_TRY(same_record(placed->entry, ref, content));
   Place place{trailer.payloads, placed->entry};
   const std::size_t count = placed->entry.supports();
-  if (count == 0) return place;
+  if (count == 0 || wanted == Wanted::payload) return place;
   const std::size_t entries = trailer.count * format::kEntrySize;
   const std::size_t there = (trailer.table_length - entries) / Ref::kEncodedSize;
   if (placed->first_support > there || count > there - placed->first_support) return fail_damaged("its entry is impossible");
@@ -272,7 +267,7 @@ void PackReader::drop_table(PackId pack) {
   large_tables_.drop(pack);
 }
 
-Status PackReader::read_payloads(std::span<Part> parts) {
+Status PackReader::read_payloads(std::span<Part> parts, objects::Access access) {
   std::vector<objects::PartRead> reads;
   reads.reserve(parts.size());
   for (Part& part : parts) {
@@ -280,7 +275,7 @@ Status PackReader::read_payloads(std::span<Part> parts) {
     reads.push_back({format::pack_name(part.ref.pack, part.place.payloads), ByteOffset{part.place.entry.offset},
                      part.payload});
   }
-  objects_.read_together(reads);
+  objects_.read_together(reads, access);
   for (const objects::PartRead& read : reads) {
     if (!read.got) return as_pack_error(read.got.error(), read.name);
     bytes_loaded.fetch_add(*read.got, std::memory_order_relaxed);
@@ -289,22 +284,25 @@ Status PackReader::read_payloads(std::span<Part> parts) {
   return {};
 }
 
-Result<BytesPointer> PackReader::try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                            const AtHand* at_hand, DeltaParent* parent) {
-  if (parent != nullptr) *parent = DeltaParent{.ref = ref, .bytes = {}, .base_bytes = {}, .supports = {}, .sources = {}};
-  VARVE_TRY_ASSIGN(Place place, find(ref, content));
-  if (plain_bytes != 0 && place.entry.plain != plain_bytes) return fail_damaged("the record has the wrong length");
-  if (is_delta(*place.entry.kind)) {
-    if (at_hand == nullptr) return fail_damaged("a delta stands on a delta");
-    return read_delta(ref, place, *at_hand, parent);
+Result<Bytes> PackReader::try_record(const Request& request) {
+  if (request.parent != nullptr) {
+    *request.parent = DeltaParent{.ref = request.ref, .bytes = {}, .base_bytes = {}, .supports = {}, .sources = {}};
   }
-  Part part{ref, std::move(place)};
-  VARVE_TRY(read_payloads(std::span(&part, 1)));
+  VARVE_TRY_ASSIGN(Place place, find(request.ref, request.content));
+  if (request.plain_bytes != 0 && place.entry.plain != request.plain_bytes) {
+    return fail_damaged("the record has the wrong length");
+  }
+  if (is_delta(*place.entry.kind)) {
+    if (!request.at_hand) return fail_damaged("a delta stands on a delta");
+    return read_delta(request, std::move(place));
+  }
+  Part part{request.ref, std::move(place)};
+  VARVE_TRY(read_payloads(std::span(&part, 1), request.access));
   return decode_no_delta(std::move(part));
 }
 
 /// Verified.
-Result<BytesPointer> PackReader::decode_no_delta(Part part) const {
+Result<Bytes> PackReader::decode_no_delta(Part part) const {
   const format::Entry& entry = part.place.entry;
   Bytes plain;
   if (entry.codec == Codec::raw) {
@@ -314,73 +312,76 @@ Result<BytesPointer> PackReader::decode_no_delta(Part part) const {
     VARVE_TRY(decode_payload(entry.codec, part.payload, plain));
   }
   if (digest_(plain) != part.ref.digest) return fail_damaged("the record does not match its digest");
-  return std::make_shared<const Bytes>(std::move(plain));
+  return plain;
 }
 
-/// With all that it stands on, read at once.
-Result<BytesPointer> PackReader::read_delta(const Ref& ref, const Place& place, const AtHand& at_hand,
-                                            DeltaParent* parent) {
-  const RecordKind content = content_of(*place.entry.kind);
-  const std::vector<Ref>& supports = place.supports;
-  const Ref& base_ref = supports.front();
-  const auto in_base = [&](const Error& error) { return tl::unexpected(error.in(to_text(base_ref)).in("what it changes")); };
+/// With all that it stands on, read at once. Verified.
+Result<Bytes> PackReader::read_delta(const Request& request, Place place) {
+  const Ref& base_ref = place.supports.front();
   // The delta, its lenders, and last its base unless that is at hand.
-  BytesPointer base = at_hand(base_ref);
-  std::vector<Ref> others(supports.begin() + 1, supports.end());
+  const BytesPointer at_hand = request.at_hand(base_ref);
+  std::vector<Ref> others(place.supports.begin() + 1, place.supports.end());
   const std::size_t count = 1 + others.size();
-  if (base == nullptr) others.push_back(base_ref);
-  auto places = find_all(others, content);
+  if (at_hand == nullptr) others.push_back(base_ref);
+  auto places = find_all(others, request.content, Wanted::payload);
   if (!places) return tl::unexpected(places.error().in("what it stands on"));
-  std::vector<Part> parts{{ref, place}};
+  std::vector<Part> parts;
+  parts.reserve(1 + others.size());
+  parts.push_back({request.ref, std::move(place)});
+  const format::Entry& entry = parts.front().place.entry;
   for (std::size_t i = 0; i < others.size(); ++i) {
     const bool lender = i + 1 < count;
-    if (lender && (*places)[i].entry.plain != place.entry.plain) {
+    if (lender && (*places)[i].entry.plain != entry.plain) {
       return fail_damaged("it takes blocks from a chunk of another length");
     }
     if (!lender && is_delta(*(*places)[i].entry.kind)) return fail_damaged("a delta stands on a delta");
     parts.push_back({others[i], std::move((*places)[i])});
   }
-  VARVE_TRY(read_payloads(parts));
-  if (base == nullptr) {
+  VARVE_TRY(read_payloads(parts, request.access));
+  Bytes plain;
+  if (at_hand != nullptr) {
+    plain = *at_hand;
+  } else {
     auto decoded = decode_no_delta(std::move(parts.back()));
-    if (!decoded) return in_base(decoded.error());
-    base = std::move(*decoded);
+    if (!decoded) return tl::unexpected(decoded.error().in(to_text(base_ref)).in("what it changes"));
+    plain = std::move(*decoded);
     records_loaded.fetch_add(1, std::memory_order_relaxed);
   }
-  VARVE_TRY_ASSIGN(Bytes plain, assemble(parts.front(), base, std::span(parts).first(count).subspan(1), parent));
-  if (digest_(plain) != ref.digest) return fail_damaged("the record does not match its digest");
-  return std::make_shared<const Bytes>(std::move(plain));
+  if (request.content == RecordKind::node) {
+    Bytes node(entry.plain);
+    VARVE_TRY(apply_node_delta(entry.codec, parts.front().payload, plain, node));
+    plain = std::move(node);
+  } else {
+    if (request.parent != nullptr) {
+      request.parent->base_bytes = at_hand != nullptr ? at_hand : std::make_shared<const Bytes>(plain);
+    }
+    VARVE_TRY(change_chunk(parts.front(), std::span(parts).first(count).subspan(1), plain, request.parent));
+  }
+  if (digest_(plain) != request.ref.digest) return fail_damaged("the record does not match its digest");
+  return plain;
 }
 
-/// What a delta makes of what it stands on: not verified.
-Result<Bytes> PackReader::assemble(const Part& delta, const BytesPointer& base, std::span<const Part> lenders,
-                                   DeltaParent* parent) {
+/// Makes of its base's bytes the delta's: not verified.
+Status PackReader::change_chunk(const Part& delta, std::span<const Part> lenders, Bytes& chunk, DeltaParent* parent) {
   const format::Entry& entry = delta.place.entry;
-  if (*entry.kind == RecordKind::node_delta) {
-    Bytes plain(entry.plain);
-    VARVE_TRY(apply_node_delta(entry.codec, delta.payload, *base, plain));
-    return plain;
-  }
   VARVE_TRY_ASSIGN(const ChunkDelta parsed, ChunkDelta::parse(delta.payload, entry.plain, lenders.size()));
-  if (base->size() != entry.plain) return fail_damaged("its base has the wrong length");
-  Bytes plain(*base);
-  VARVE_TRY(parsed.copy_own_blocks(entry.codec, parsed.own, plain));
+  if (chunk.size() != entry.plain) return fail_damaged("its base has the wrong length");
+  VARVE_TRY(parsed.copy_own_blocks(entry.codec, parsed.own, chunk));
   for (std::size_t i = 0; i < lenders.size(); ++i) {
-    if (const Status lent = lend(lenders[i], parsed.lent[i], plain); !lent) {
+    if (const Status lent = lend(lenders[i], parsed.lent[i], chunk); !lent) {
       return tl::unexpected(lent.error().in(to_text(lenders[i].ref)).in("what it takes blocks from"));
     }
   }
-  if (parent == nullptr) return plain;
-  parent->base_bytes = base;
+  if (parent == nullptr) return {};
   parent->supports = delta.place.supports;
-  parent->sources.assign(plain.size() / kBlockSize, DeltaParent::kBaseBlock);
+  parent->sources.assign(chunk.size() / kBlockSize, DeltaParent::kBaseBlock);
   for (std::size_t block = 0; block < parent->sources.size(); ++block) {
     if (parsed.own.test(block)) parent->sources[block] = DeltaParent::kOwnBlock;
     for (std::size_t i = 0; i < parsed.lent.size(); ++i) {
       if (parsed.lent[i].test(block)) parent->sources[block] = static_cast<std::uint8_t>(DeltaParent::kOwnBlock + 1 + i);
     }
   }
-  return plain;
+  return {};
 }
 
 /// Of a delta its own blocks only.
@@ -402,7 +403,7 @@ Status PackReader::lend(const Ref& lender, BlockBits wanted, std::span<std::byte
   VARVE_TRY_ASSIGN(Place place, find(lender, RecordKind::full));
   if (place.entry.plain != chunk.size()) return fail_damaged("the record has the wrong length");
   Part part{lender, std::move(place)};
-  VARVE_TRY(read_payloads(std::span(&part, 1)));
+  VARVE_TRY(read_payloads(std::span(&part, 1), objects::Access::random));
   return lend(part, wanted, chunk);
 }
 

@@ -50,13 +50,16 @@ class PackReader {
   [[nodiscard]] Result<std::vector<Ref>> supports_of(const Ref& ref);
   /// Plain bytes of a record that are at hand; null: to be read.
   using AtHand = std::function<BytesPointer(const Ref&)>;
-  /// The record's plain bytes, read and verified now; tables, and `at_hand` a delta's base, come from caches. `content`:
-  /// full or node; `plain_bytes`: what it must decode to (0: whatever the table says). `parent`: filled with the rest if
-  /// it is a chunk's delta.
-  [[nodiscard]] Result<BytesPointer> read_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                                 const AtHand& at_hand, DeltaParent* parent = nullptr);
-  /// The same of a record that is no delta: one is refused as damaged.
-  [[nodiscard]] Result<BytesPointer> read_no_delta(const Ref& ref, RecordKind content, std::size_t plain_bytes);
+  struct Request {
+    Ref ref;
+    RecordKind content = RecordKind::full;  ///< or node
+    std::size_t plain_bytes = 0;            ///< what it must decode to; 0: whatever the table says
+    AtHand at_hand{};                       ///< for a delta's base; empty: a delta is refused as damaged
+    DeltaParent* parent = nullptr;          ///< filled with the rest if it is a chunk's delta
+    objects::Access access = objects::Access::random;
+  };
+  /// The record's plain bytes, read and verified now; tables, and what is at hand, come from caches.
+  [[nodiscard]] Result<BytesPointer> read_record(const Request& request);
   /// Writes those of its blocks that `wanted` has to their places in `chunk`. EIO (damaged) when the record, a full
   /// chunk or a delta, does not have them itself; nothing is known of their being right.
   [[nodiscard]] Status lend(const Ref& lender, BlockBits wanted, std::span<std::byte> chunk);
@@ -88,21 +91,22 @@ class PackReader {
   void note_generation(PackId pack, std::uint32_t generation) VARVE_EXCLUDES(mutex_);
   [[nodiscard]] bool look_up_generation(PackId pack);
   [[nodiscard]] Result<PackTablePointer> load_table(PackId pack);
-  /// Where a record's payload is, and what it stands on.
+  /// Where a record's payload is.
   struct Place {
     std::uint32_t payloads = 0;  ///< the generation that has it
     format::Entry entry;
-    std::vector<Ref> supports{};
+    std::vector<Ref> supports{};  ///< what it stands on, if that was wanted
   };
+  enum class Wanted { payload, payload_and_supports };
   /// Of a large table, which was read before and had no room in the cache.
   struct LargeTable {
     std::uint32_t generation = 0;
     format::Trailer trailer;
   };
   [[nodiscard]] Result<Place> find(const Ref& ref, RecordKind content);
-  [[nodiscard]] Result<std::vector<Place>> find_all(std::span<const Ref> refs, RecordKind content);
-  [[nodiscard]] static Result<Place> place_in(const PackTable& table, const Ref& ref, RecordKind content);
-  [[nodiscard]] Result<Place> place_in(const LargeTable& large, const Ref& ref, RecordKind content,
+  [[nodiscard]] Result<std::vector<Place>> find_all(std::span<const Ref> refs, RecordKind content, Wanted wanted);
+  [[nodiscard]] static Result<Place> place_in(const PackTable& table, const Ref& ref, RecordKind content, Wanted wanted);
+  [[nodiscard]] Result<Place> place_in(const LargeTable& large, const Ref& ref, RecordKind content, Wanted wanted,
                                        std::span<const std::byte> entry);
   void drop_table(PackId pack);
   /// A record on its way.
@@ -111,16 +115,12 @@ class PackReader {
     Place place;
     Bytes payload{};
   };
-  [[nodiscard]] Status read_payloads(std::span<Part> parts);
-  [[nodiscard]] Result<BytesPointer> decode_no_delta(Part part) const;
-  [[nodiscard]] Result<BytesPointer> read_delta(const Ref& ref, const Place& place, const AtHand& at_hand,
-                                                DeltaParent* parent);
-  [[nodiscard]] Result<BytesPointer> try_record(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                                const AtHand* at_hand, DeltaParent* parent);
-  [[nodiscard]] Result<BytesPointer> read_twice(const Ref& ref, RecordKind content, std::size_t plain_bytes,
-                                                const AtHand* at_hand, DeltaParent* parent);
-  [[nodiscard]] static Result<Bytes> assemble(const Part& delta, const BytesPointer& base, std::span<const Part> lenders,
-                                              DeltaParent* parent);
+  [[nodiscard]] Status read_payloads(std::span<Part> parts, objects::Access access);
+  [[nodiscard]] Result<Bytes> decode_no_delta(Part part) const;
+  [[nodiscard]] Result<Bytes> read_delta(const Request& request, Place place);
+  [[nodiscard]] Result<Bytes> try_record(const Request& request);
+  [[nodiscard]] static Status change_chunk(const Part& delta, std::span<const Part> lenders, Bytes& chunk,
+                                           DeltaParent* parent);
   [[nodiscard]] static Status lend(const Part& lender, BlockBits wanted, std::span<std::byte> chunk);
   [[nodiscard]] Result<std::size_t> read_object(std::string_view name, std::uint64_t at, std::span<std::byte> out);
 

@@ -8,6 +8,7 @@
 // Small objects may lie together in one file (joined_files.h); joining.h puts them there. Who looks for one looks there
 // first, then for a file of its own, then, since it may have been moved in between, there once more.
 #include <algorithm>
+#include <limits>
 #include <optional>
 #include <set>
 #include <string>
@@ -34,8 +35,15 @@ constexpr std::size_t kDirectFrom = 1 * kMiB;
 /// One at a time is on its way: what a live image's write waits for behind it.
 constexpr std::size_t kDirectPiece = 512 * kKiB;
 static_assert(kDirectPiece % AlignedBuffer::kAlignment == 0);
+/// Of an object that is read from one end to the other, in small parts with other objects' between them, so much is
+/// announced at once: up to the next multiple, so that the parts that follow find it on its way.
+constexpr std::uint64_t kSequentialWindow = 128 * kKiB;
 /// How often an object is looked for again that was being moved.
 constexpr int kLooks = 4;
+
+std::uint64_t next_window(std::uint64_t at) {
+  return (at + kSequentialWindow - 1) / kSequentialWindow * kSequentialWindow;
+}
 
 bool is_temporary(std::string_view path) {
   return os::leaf_of(path).starts_with(os::kTemporaryPrefix);
@@ -86,27 +94,35 @@ class DirectoryObjects final : public ObjectStore {
     });
   }
 
-  void read_together(std::span<PartRead> parts) override {
+  void read_together(std::span<PartRead> parts, Access access) override {
     // One waits for the medium in any case: no need to announce it.
-    if (parts.size() < 2) return ObjectStore::read_together(parts);
-    struct Place {
+    if (parts.size() < 2) return ObjectStore::read_together(parts, access);
+    struct Waiting {
+      PartRead* part = nullptr;
       std::shared_ptr<const os::File> file;  ///< null: not found, or not to be had whole
       ByteOffset at;
     };
-    std::vector<Place> places(parts.size());
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      const PartRead& part = parts[i];
-      if (!check_name(part.name) || !joined_.load()) continue;
-      const auto place = joined_.find(part.name);
-      if (place && (part.at.value() > place->length || part.out.size() > place->length - part.at.value())) continue;
-      auto file = open_once(place ? joined_format::file_name(place->file) : part.name);
-      if (!file) continue;
-      places[i] = {std::move(*file), ByteOffset{(place ? place->offset : 0) + part.at.value()}};
-      places[i].file->expect(places[i].at, ByteCount{part.out.size()});
+    std::vector<Waiting> waiting;
+    waiting.reserve(parts.size());
+    for (PartRead& part : parts) {
+      Waiting one{&part, nullptr, {}};
+      if (const auto found = place_of(part)) {
+        one.file = found->file;
+        one.at = found->at;
+        if (const auto count = one.file->read_cached(one.at, part.out)) {
+          part.got = *count;
+          continue;
+        }
+        const std::uint64_t begin = one.at.value();
+        std::uint64_t end = begin + part.out.size();
+        if (access == Access::sequential) end = std::min(next_window(end), std::max(end, found->object_end));
+        one.file->expect(one.at, ByteCount{end - begin});
+      }
+      waiting.push_back(std::move(one));
     }
-    for (std::size_t i = 0; i < parts.size(); ++i) {
-      PartRead& part = parts[i];
-      part.got = places[i].file ? places[i].file->read(places[i].at, part.out) : read(part.name, part.at, part.out);
+    for (const Waiting& one : waiting) {
+      PartRead& part = *one.part;
+      part.got = one.file ? one.file->read(one.at, part.out) : read(part.name, part.at, part.out);
     }
   }
 
@@ -172,6 +188,24 @@ class DirectoryObjects final : public ObjectStore {
     Status synced = storage_.sync_directory(os::parent_of(name));
     if (says(synced, ENOENT)) return {};
     return synced;
+  }
+
+  struct PartPlace {
+    std::shared_ptr<const os::File> file;
+    ByteOffset at;
+    std::uint64_t object_end = 0;  ///< in the file; where that is the object's own, anything from there on
+  };
+  /// Nothing: not found at once, or not to be had whole.
+  std::optional<PartPlace> place_of(const PartRead& part) {
+    if (!check_name(part.name) || !joined_.load()) return std::nullopt;
+    const auto place = joined_.find(part.name);
+    if (place && (part.at.value() > place->length || part.out.size() > place->length - part.at.value())) {
+      return std::nullopt;
+    }
+    auto file = open_once(place ? joined_format::file_name(place->file) : part.name);
+    if (!file) return std::nullopt;
+    if (!place) return PartPlace{std::move(*file), part.at, std::numeric_limits<std::uint64_t>::max()};
+    return PartPlace{std::move(*file), ByteOffset{place->offset + part.at.value()}, place->offset + place->length};
   }
 
   /// What `use` says of the object in its place, or, without one, in a file of its own.

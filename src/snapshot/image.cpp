@@ -68,7 +68,7 @@ struct SnapshotImage::Implementation : std::enable_shared_from_this<SnapshotImag
         prefetchers(pool) {}
 
   /// The chunk's bytes; null: zeros.
-  Result<BytesPointer> load(ChunkIndex chunk);
+  Result<BytesPointer> load(ChunkIndex chunk, objects::Access access);
   Status add(ChunkIndex chunk, std::size_t from, std::size_t count, ByteView& view);
   void prefetch(ReadStreams::Ahead ahead);
   bool peek(ChunkIndex chunk);
@@ -82,15 +82,15 @@ struct SnapshotImage::Implementation : std::enable_shared_from_this<SnapshotImag
   std::atomic<bool> gone{false};
 };
 
-Result<BytesPointer> SnapshotImage::Implementation::load(ChunkIndex chunk) {
+Result<BytesPointer> SnapshotImage::Implementation::load(ChunkIndex chunk, objects::Access access) {
   VARVE_TRY_ASSIGN(const auto leaf, leaves.get(Leaf::number_of(chunk)));
   const MaybeRef& ref = leaf->at(chunk);
   if (!ref) return BytesPointer{};
-  return chunks.load_chunk(*ref);
+  return chunks.load_chunk(*ref, access);
 }
 
 Status SnapshotImage::Implementation::add(ChunkIndex chunk, std::size_t from, std::size_t count, ByteView& view) {
-  const auto bytes = load(chunk);
+  const auto bytes = load(chunk, objects::Access::random);
   if (!bytes) {
     return tl::unexpected(
         bytes.error().in(fmt::format("chunk {} (bytes from {})", chunk.value(), geometry.start_of(chunk).value())));
@@ -108,8 +108,8 @@ Status SnapshotImage::Implementation::add(ChunkIndex chunk, std::size_t from, st
 void SnapshotImage::Implementation::prefetch(ReadStreams::Ahead ahead) {
   const std::uint64_t end = std::min(ahead.first.value() + ahead.count.value(), geometry.chunks_in(size).value());
   for (std::uint64_t chunk = ahead.first.value(); chunk < end; ++chunk) {
-    const bool queued = prefetchers.try_submit([self = shared_from_this(), chunk] {
-      if (!self->gone) (void)self->load(ChunkIndex{chunk});
+    const bool queued = prefetchers.try_submit([self = shared_from_this(), chunk, access = ahead.access] {
+      if (!self->gone) (void)self->load(ChunkIndex{chunk}, access);
     });
     if (!queued) return;
   }

@@ -5,6 +5,8 @@
 namespace varve::snapshot {
 namespace {
 
+using objects::Access;
+
 constexpr std::uint64_t kNear = 256 * kKiB;   ///< how far from a stream's place a read still belongs to it …
 constexpr std::uint64_t kNearInRequests = 4;  ///< … or this many requests of its size
 constexpr int kAdvancesToTrust = 2;
@@ -30,7 +32,7 @@ ReadStreams::Ahead ReadStreams::note(ByteOffset at, ByteCount count) {
   const std::uint64_t from = std::max(first_chunk + 1, stream->ahead_until);
   if (until <= from) return {};
   stream->ahead_until = until;
-  return {ChunkIndex{from}, ChunkCount{until - from}};
+  return {ChunkIndex{from}, ChunkCount{until - from}, stream->depth > 0 ? Access::sequential : Access::random};
 }
 
 ReadStreams::Stream* ReadStreams::find(std::uint64_t at, std::uint64_t count) {

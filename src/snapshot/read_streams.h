@@ -11,6 +11,7 @@
 
 #include "varve/core/sync.h"
 #include "varve/core/units.h"
+#include "varve/objects/object_store.h"
 
 namespace varve::snapshot {
 
@@ -23,6 +24,7 @@ class ReadStreams {
   struct Ahead {
     ChunkIndex first;
     ChunkCount count;
+    objects::Access access = objects::Access::random;  ///< sequential of a trusted stream
   };
   /// A read of [at, at + count), count > 0, is about to be answered. What to load meanwhile: its own chunks after the
   /// first, and what its stream will want next; nothing that was said before for the same stream.

@@ -103,6 +103,47 @@ JoinOptions options(std::size_t enough = 1) {
   return {.folder = "packs", .small = ByteCount{64 * kKiB}, .enough = enough, .file_bytes = 0, .stop = {}, .pace = {}};
 }
 
+/// Small parts of many objects, one after the other from each: what follows in an object is announced with the first, up to
+/// the end of a window, and never what belongs to the next object.
+TEST(JoinedFiles, SequentialReadersAnnounceMoreOfTheSameObject) {
+  MemoryStorage storage;
+  auto objects = objects::make_directory_objects(storage);
+  Model model;
+  for (int i = 0; i < 8; ++i) model[name_of(i)] = std::string(60'000, static_cast<char>('a' + i));
+  ASSERT_OK(put(*objects, model));
+  ASSERT_OK(objects->join(options()));
+  const auto files = joined_files(storage);
+  ASSERT_EQ(files.size(), 1u);
+  const auto announce = [&](int number, objects::Access access) {
+    std::vector<std::byte> memory(2000);
+    std::vector<objects::PartRead> parts{{name_of(number), ByteOffset{3000}, std::span(memory).first(1000)},
+                                         {name_of(number), ByteOffset{50'000}, std::span(memory).last(1000)}};
+    objects->read_together(parts, access);
+    for (const auto& part : parts) EXPECT_EQ(part.got.value(), 1000u);
+    for (const std::byte byte : memory) EXPECT_EQ(byte, static_cast<std::byte>('a' + number));
+    const auto all = storage.announced(files.front());
+    EXPECT_GE(all.size(), 2u);
+    return std::vector<os::Extent>(all.end() - 2, all.end());
+  };
+  bool at_a_window = false;
+  for (int number = 0; number < 8; ++number) {
+    const auto alone = announce(number, objects::Access::random);
+    EXPECT_EQ(alone[0].length, ByteCount{1000});
+    EXPECT_EQ(alone[1].length, ByteCount{1000});
+    const std::uint64_t object_end = alone[0].begin.value() - 3000 + 60'000;
+    const auto more = announce(number, objects::Access::sequential);
+    for (const int i : {0, 1}) {
+      EXPECT_EQ(more[i].begin, alone[i].begin);
+      const std::uint64_t end = more[i].begin.value() + more[i].length.value();
+      EXPECT_TRUE(end == object_end || end % (128 * kKiB) == 0) << end;
+      EXPECT_GE(more[i].length, ByteCount{1000});
+      EXPECT_LE(end, object_end);
+      at_a_window |= end < object_end;
+    }
+  }
+  EXPECT_TRUE(at_a_window);
+}
+
 TEST(JoinedFiles, KeepNamesAndBytesInOneFile) {
   MemoryStorage storage;
   auto objects = objects::make_directory_objects(storage);

@@ -75,6 +75,36 @@ TEST_P(ObjectContract, CreatesOnceAndNeverReplaces) {
   EXPECT_EQ(objects_.size("packs/ab/1.pack").value(), ByteCount{5});
 }
 
+TEST_P(ObjectContract, SeveralPartsAreReadAtOnceEachAsByItself) {
+  const std::string one = "the first of them";
+  const std::string two(300'000, 't');
+  ASSERT_OK(objects_.put_if_absent("packs/ab/1.pack", bytes_of(one)));
+  ASSERT_OK(objects_.put_if_absent("packs/ab/2.pack", bytes_of(two)));
+  const std::vector<std::pair<std::string, std::uint64_t>> wanted{
+      {"packs/ab/1.pack", 0},  {"packs/ab/2.pack", 12'345}, {"packs/cd/3.pack", 0},  {"packs/ab/1.pack", 4},
+      {"packs/ab/1.pack", 15}, {"packs/ab/2.pack", 299'999}, {"packs/ab/1.pack", 17}, {"packs/ab/1.pack", 1000},
+      {"../outside", 0}};
+  for (const objects::Access access : {objects::Access::random, objects::Access::sequential}) {
+    std::vector<std::vector<std::byte>> memory(wanted.size(), std::vector<std::byte>(9));
+    std::vector<objects::PartRead> parts;
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      parts.push_back({wanted[i].first, ByteOffset{wanted[i].second}, memory[i]});
+    }
+    objects_.read_together(parts, access);
+    for (std::size_t i = 0; i < wanted.size(); ++i) {
+      std::vector<std::byte> alone(9);
+      const auto count = objects_.read(wanted[i].first, ByteOffset{wanted[i].second}, alone);
+      ASSERT_EQ(parts[i].got.has_value(), count.has_value()) << i;
+      if (!count) {
+        EXPECT_EQ(parts[i].got.error().code, count.error().code) << i;
+        continue;
+      }
+      EXPECT_EQ(*parts[i].got, *count) << i;
+      EXPECT_EQ(memory[i], alone) << i;
+    }
+  }
+}
+
 TEST_P(ObjectContract, OfManyWritersOneWins) {
   std::atomic<int> created{0};
   std::atomic<int> existed{0};

@@ -45,6 +45,16 @@ TEST(ReadStreams, ThirdReadInARowIsTheFirstToBeTrusted) {
   EXPECT_EQ(note(8 * kKiB), 2u);
 }
 
+TEST(ReadStreams, OnlyATrustedStreamIsCalledSequential) {
+  ReadStreams streams(kGeometry, kDeepest);
+  const auto access = [&](std::uint64_t at) { return streams.note(ByteOffset{at}, ByteCount{256 * kKiB}).access; };
+  EXPECT_EQ(access(0), objects::Access::random);
+  EXPECT_EQ(access(kGiB), objects::Access::random);
+  EXPECT_EQ(access(256 * kKiB), objects::Access::random);
+  EXPECT_EQ(access(512 * kKiB), objects::Access::sequential);
+  EXPECT_EQ(access(768 * kKiB), objects::Access::sequential);
+}
+
 TEST(ReadStreams, ShuffledRequestsOfOneReaderAreOneStream) {
   ReadStreams streams(kGeometry, kDeepest);
   constexpr std::uint64_t kRequest = 128 * kKiB;

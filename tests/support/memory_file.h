@@ -20,6 +20,7 @@
 
 #include "varve/core/sync.h"
 #include "varve/core/time.h"
+#include "varve/os/storage.h"
 
 namespace varve::test {
 
@@ -79,6 +80,8 @@ class FileContent {
   Time modified;
   const MemoryFile* locker = nullptr;
   std::uint64_t locker_epoch = 0;
+  std::deque<os::Extent> announced;  ///< by File::expect(), the last kMostAnnounced of them
+  static constexpr std::size_t kMostAnnounced = 256;
 
  private:
   using Page = std::array<std::byte, kPageSize>;

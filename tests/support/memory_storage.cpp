@@ -47,6 +47,12 @@ class MemoryFile final : public os::File {
     return content_->read(at.value(), out);
   }
 
+  void expect(ByteOffset at, ByteCount count) const override {
+    ExclusiveLock lock(content_->mutex);
+    if (content_->announced.size() == FileContent::kMostAnnounced) content_->announced.pop_front();
+    content_->announced.push_back({at, count});
+  }
+
   Status write(ByteOffset at, std::span<const std::byte> bytes) override {
     const auto answer = gate_->enter(Calls::changes, "write", path_);
     if (answer.code != 0 && !answer.with_effect) return fail_here(answer.code, "write", path_);
@@ -523,6 +529,14 @@ void MemoryStorage::settle(const std::string& path, Directory& directory, Random
     ExclusiveLock lock(durable.node.file->mutex);
     durable.node.file->lose_power(random, blocks ? Tearing::blocks : Tearing::sectors);
   }
+}
+
+std::vector<os::Extent> MemoryStorage::announced(std::string_view path) {
+  MutexLock lock(tree_);
+  auto node = walk(path, "look at");
+  if (!node || node->file == nullptr) throw std::logic_error("no file at " + std::string(path));
+  SharedLock content_lock(node->file->mutex);
+  return {node->file->announced.begin(), node->file->announced.end()};
 }
 
 void MemoryStorage::corrupt(std::string_view path, ByteOffset at, std::span<const std::byte> bytes) {

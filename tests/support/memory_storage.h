@@ -78,6 +78,8 @@ class MemoryStorage final : public os::Storage {
 
   /// Changes bytes as a decaying disk would: durable at once, not counted. The file must exist.
   void corrupt(std::string_view path, ByteOffset at, std::span<const std::byte> bytes);
+  /// What was to be read soon (File::expect), oldest first; only the last few hundred. The file must exist.
+  std::vector<os::Extent> announced(std::string_view path);
 
  private:
   struct Directory;

@@ -19,6 +19,9 @@ namespace varve::objects {
 
 enum class PutOutcome { created, exists };
 
+/// What will be read next: nobody knows, or what follows in the same objects.
+enum class Access { random, sequential };
+
 /// A part of an object to read.
 struct PartRead {
   std::string name;
@@ -55,7 +58,8 @@ class ObjectStore {
   /// Fills `out` from `at`; returns fewer bytes only at the end of the object. ENOENT when absent.
   [[nodiscard]] virtual Result<std::size_t> read(std::string_view name, ByteOffset at, std::span<std::byte> out) = 0;
   /// The same for several at once, which need not wait for the medium one after the other.
-  virtual void read_together(std::span<PartRead> parts) {
+  virtual void read_together(std::span<PartRead> parts, Access access) {
+    static_cast<void>(access);
     for (PartRead& part : parts) part.got = read(part.name, part.at, part.out);
   }
   [[nodiscard]] virtual Result<ByteCount> size(std::string_view name) = 0;
