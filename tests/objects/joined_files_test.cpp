@@ -135,7 +135,7 @@ TEST(JoinedFiles, SequentialReadersAnnounceMoreOfTheSameObject) {
     for (const int i : {0, 1}) {
       EXPECT_EQ(more[i].begin, alone[i].begin);
       const std::uint64_t end = more[i].begin.value() + more[i].length.value();
-      EXPECT_TRUE(end == object_end || end % (128 * kKiB) == 0) << end;
+      EXPECT_TRUE(end == object_end || end % (32 * kKiB) == 0) << end;
       EXPECT_GE(more[i].length, ByteCount{1000});
       EXPECT_LE(end, object_end);
       at_a_window |= end < object_end;
