@@ -177,7 +177,7 @@ Result<PackReader::Place> PackReader::find(const Ref& ref, RecordKind content) {
 
 /// By tables that are cached or small; of others their entries only, which are read together.
 Result<std::vector<PackReader::Place>> PackReader::find_all(std::span<const Ref> refs, RecordKind content,
-                                                                Wanted wanted) {
+                                                            Wanted wanted) {
   std::vector<Place> places(refs.size());
   struct Alone {
     std::size_t number = 0;  ///< in refs
@@ -317,7 +317,8 @@ Result<Bytes> PackReader::decode_no_delta(Part part) const {
 
 /// With all that it stands on, read at once. Verified.
 Result<Bytes> PackReader::read_delta(const Request& request, Place place) {
-  const Ref& base_ref = place.supports.front();
+  if (place.supports.empty()) return fail_damaged("it does not say what it stands on");
+  const Ref base_ref = place.supports.front();
   // The delta, its lenders, and last its base unless that is at hand.
   const BytesPointer at_hand = request.at_hand(base_ref);
   std::vector<Ref> others(place.supports.begin() + 1, place.supports.end());
@@ -338,20 +339,19 @@ Result<Bytes> PackReader::read_delta(const Request& request, Place place) {
     parts.push_back({others[i], std::move((*places)[i])});
   }
   VARVE_TRY(read_payloads(parts, request.access));
-  Bytes plain;
-  if (at_hand != nullptr) {
-    plain = *at_hand;
-  } else {
+  Bytes read;
+  if (at_hand == nullptr) {
     auto decoded = decode_no_delta(std::move(parts.back()));
     if (!decoded) return tl::unexpected(decoded.error().in(to_text(base_ref)).in("what it changes"));
-    plain = std::move(*decoded);
+    read = std::move(*decoded);
     records_loaded.fetch_add(1, std::memory_order_relaxed);
   }
+  Bytes plain;
   if (request.content == RecordKind::node) {
-    Bytes node(entry.plain);
-    VARVE_TRY(apply_node_delta(entry.codec, parts.front().payload, plain, node));
-    plain = std::move(node);
+    plain.resize(entry.plain);
+    VARVE_TRY(apply_node_delta(entry.codec, parts.front().payload, at_hand != nullptr ? *at_hand : read, plain));
   } else {
+    plain = at_hand != nullptr ? *at_hand : std::move(read);
     if (request.parent != nullptr) {
       request.parent->base_bytes = at_hand != nullptr ? at_hand : std::make_shared<const Bytes>(plain);
     }

@@ -193,6 +193,8 @@ struct LiveDisk::Implementation {
   std::atomic<bool> detour_dirty{false};
   std::atomic<bool> latched{false};
   std::atomic<std::int64_t> modified{0};
+  std::atomic<std::chrono::steady_clock::time_point> last_request{};  ///< of the image's content
+  void note_request() { last_request.store(std::chrono::steady_clock::now(), std::memory_order_relaxed); }
 
   /// Flushes are shared: whoever comes while one runs waits for the next, which serves all that wait.
   Mutex flush_mutex;

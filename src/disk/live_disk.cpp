@@ -321,6 +321,10 @@ Status LiveDisk::replace(ByteCount size, const OpaqueRoot& root) {
   return self.flush();
 }
 
+bool LiveDisk::in_use(std::chrono::milliseconds within) const {
+  return std::chrono::steady_clock::now() - implementation_->last_request.load(std::memory_order_relaxed) <= within;
+}
+
 Status LiveDisk::set_modified(Time time) {
   auto& self = *implementation_;
   MutexLock lock(self.state_mutex);

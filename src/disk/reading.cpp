@@ -110,6 +110,7 @@ Status LiveDisk::Implementation::read_piece(ByteOffset at, std::span<std::byte> 
 
 Result<std::size_t> LiveDisk::read(ByteOffset at, std::span<std::byte> out) {
   auto& self = *implementation_;
+  self.note_request();
   std::uint64_t size = 0;
   {
     MutexLock lock(self.state_mutex);

@@ -94,6 +94,7 @@ bool LiveDisk::Implementation::is_same(ChunkIndex chunk, const std::vector<Fill>
 Status LiveDisk::write(ByteOffset at, std::span<const std::byte> bytes) {
   auto& self = *implementation_;
   if (bytes.empty()) return {};
+  self.note_request();
   const ByteCount most = self.geometry.max_image_size();
   if (at.value() > most.value() || bytes.size() > most.value() - at.value()) {
     return fail_refused(EFBIG, fmt::format("no image can be larger than {} bytes", most.value()));

@@ -2,7 +2,6 @@
 
 #include <linux/falloc.h>
 #include <sys/file.h>
-#include <sys/uio.h>
 
 #include <array>
 #include <cstdint>
@@ -43,14 +42,6 @@ class DescriptorFile final : public File {
       if (n == 0 || done % alignment_ != 0) break;
     }
     return done;
-  }
-
-  std::optional<std::size_t> read_cached(ByteOffset at, std::span<std::byte> out) const override {
-    if (!addressable(at, out.size())) return std::nullopt;
-    const iovec memory{out.data(), out.size()};
-    const ssize_t n = retry([&] { return ::preadv2(fd(), &memory, 1, to_off(at.value()), RWF_NOWAIT); });
-    if (n < 0 || static_cast<std::size_t>(n) != out.size()) return std::nullopt;
-    return out.size();
   }
 
   void expect(ByteOffset at, ByteCount count) const override {

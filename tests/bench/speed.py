@@ -76,10 +76,11 @@ def main():
         for row in arguments.rows.split(','):
             print(f'row {row}', file=sys.stderr, flush=True)
             ROWS[int(row)](bench)
+            # After each row: what is interrupted keeps what it has measured.
+            if arguments.json:
+                results.write(arguments.json)
     finally:
         shutil.rmtree(arguments.work, ignore_errors=True)
-    if arguments.json:
-        results.write(arguments.json)
     results.print()
     targets.print_verdicts(results.as_list())
 

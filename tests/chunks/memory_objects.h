@@ -39,6 +39,10 @@ class MemoryObjects final : public objects::ObjectStore {
     if (count > 0) std::memcpy(out.data(), it->second.data() + begin, count);
     return count;
   }
+  void read_together(std::span<objects::PartRead> parts, objects::Access access) override {
+    if (access == objects::Access::sequential) sequential_parts += parts.size();
+    ObjectStore::read_together(parts, access);
+  }
   Result<ByteCount> size(std::string_view name) override {
     MutexLock lock(mutex_);
     const auto it = objects_.find(name);
@@ -70,6 +74,7 @@ class MemoryObjects final : public objects::ObjectStore {
   }
   std::atomic<std::size_t> reads{0};
   std::atomic<std::size_t> largest_read{0};
+  std::atomic<std::size_t> sequential_parts{0};  ///< that were read for somebody who will want what follows
   std::atomic<int> put_error{0};    ///< the next put fails so
   bool put_happens_anyway = false;  ///< … but only its acknowledgement is lost
   std::function<void(std::string_view)> before_put;

@@ -4,6 +4,8 @@
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
+#include <chrono>
+#include <functional>
 #include <map>
 #include <string>
 #include <thread>
@@ -1303,6 +1305,23 @@ TEST_F(LiveDiskRules, ManySplicesEndInE2BIGAndNotInAnEndlessList) {
   EXPECT_EQ(out[0], std::byte{2});
   EXPECT_OK(live().flush());
   ASSERT_OK(live().freeze(SnapshotId{1}, SnapshotId{0}, "n", ""));
+}
+
+TEST_F(LiveDiskRules, ARequestMakesItInUseForAWhile) {
+  using std::chrono::milliseconds;
+  // Once, but where this test is kept from the processor for longer than it looks back.
+  const auto makes_it_so = [&](const std::function<void()>& request) {
+    for (int i = 0; i < 100; ++i) {
+      std::this_thread::sleep_for(milliseconds{50});
+      EXPECT_FALSE(live().in_use(milliseconds{40}));
+      request();
+      if (live().in_use(milliseconds{40})) return true;
+    }
+    return false;
+  };
+  Content out(kTestChunk);
+  EXPECT_TRUE(makes_it_so([&] { EXPECT_OK(live().read(ByteOffset{0}, out)); }));
+  EXPECT_TRUE(makes_it_so([&] { EXPECT_TRUE(disk().write_stamped(0, kTestChunk)); }));
 }
 
 TEST_F(LiveDiskRules, AJournalThatIsSoundVerifies) {

@@ -162,6 +162,10 @@ MUTATIONS = [
              'view.add(std::span(**bytes).subspan(from, count), *bytes);',
              'view.add(std::span(**bytes).subspan(from, count), nullptr);',
              'snapshot/snapshot_test', 'ImageTest.AViewKeeps*'),
+    Mutation(0, 'packs know what is read from one end to the other', 'src/snapshot/image.cpp',
+             '(void)self->load(ChunkIndex{chunk}, access);',
+             '(void)self->load(ChunkIndex{chunk}, objects::Access::random);',
+             'snapshot/snapshot_test', 'ImageTest.WhatIsReadAhead*'),
     # Partial slots (partial.cpp opens with their invariants).
     Mutation(1, 'a Home is kept for the slots that have a part of its chunk', 'src/disk/live_disk.cpp',
              '(place.kind == PlaceKind::home && state.partial_slots(chunk) > 0) || ', '',

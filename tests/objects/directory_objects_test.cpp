@@ -28,18 +28,36 @@ TEST(DirectoryObjects, CreatedMeansDurableWithTheNameAndItsFolders) {
   }
 }
 
-TEST(DirectoryObjects, AtEveryCrashAnObjectIsWholeOrNotThere) {
+/// A small object, and one that is written past the page cache, in pieces.
+class ObjectOfEachSize : public ::testing::TestWithParam<std::string> {
+ protected:
+  static constexpr std::string_view kName = "packs/ab/1.pack";
+  const std::string& text_ = GetParam();
+
+  [[nodiscard]] Result<PutOutcome> put(objects::ObjectStore& objects) const {
+    return objects.put_if_absent(kName, bytes_of(text_));
+  }
+  /// Calls that change something, in a put that succeeds.
+  [[nodiscard]] std::uint64_t calls_of_a_put() const {
+    MemoryStorage storage;
+    EXPECT_OK(put(*objects::make_directory_objects(storage)));
+    return storage.change_count();
+  }
+};
+
+TEST_P(ObjectOfEachSize, IsWholeOrNotThereAtEveryCrash) {
   const std::uint64_t seed = seed_for("WholeOrNotThere");
-  std::set<std::string> outcomes;
-  for (std::uint64_t i = 0; i < 600; ++i) {
+  const std::uint64_t calls = calls_of_a_put();
+  std::set<bool> outcomes;
+  for (std::uint64_t i = 0; i < 40 * (calls + 1); ++i) {
     MemoryStorage storage;
     auto objects = objects::make_directory_objects(storage);
-    storage.cut_off_at(1 + i % 12);
-    const bool created = objects->put_if_absent("packs/ab/1.pack", bytes_of(kText)).has_value();
+    storage.cut_off_at(1 + i % (calls + 1));
+    const bool created = put(*objects).has_value();
     storage.lose_power(seed + i);
-    const std::string found = content_of(storage, "packs/ab/1.pack");
-    EXPECT_TRUE(found == kText || (!created && found == "absent")) << "seed " << seed + i;
-    outcomes.insert(found);
+    const std::string found = content_of(storage, kName);
+    EXPECT_TRUE(found == text_ || (!created && found == "absent")) << "seed " << seed + i;
+    outcomes.insert(found == text_);
 
     EXPECT_OK(objects::remove_temporaries(storage));
     const auto left = storage.list("packs");
@@ -48,37 +66,29 @@ TEST(DirectoryObjects, AtEveryCrashAnObjectIsWholeOrNotThere) {
   EXPECT_EQ(outcomes.size(), 2U);
 }
 
-TEST(DirectoryObjects, AtEveryCrashALargeObjectIsWholeOrNotThere) {
-  const std::uint64_t seed = seed_for("LargeWholeOrNotThere");
-  std::set<bool> outcomes;
-  for (std::uint64_t i = 0; i < 160; ++i) {
-    MemoryStorage storage;
-    auto objects = objects::make_directory_objects(storage);
-    storage.cut_off_at(1 + i % 16);
-    const bool created = objects->put_if_absent("packs/ab/1.pack", bytes_of(kLargeText)).has_value();
-    storage.lose_power(seed + i);
-    const auto found = os::read_file(storage, "packs/ab/1.pack", ByteCount{4 * kMiB});
-    EXPECT_TRUE(found ? text_of(*found) == kLargeText : !created) << "seed " << seed + i;
-    outcomes.insert(created);
-  }
-  EXPECT_EQ(outcomes.size(), 2U);
-}
-
-TEST(DirectoryObjects, AFailedPutOfALargeObjectLeavesNothing) {
-  for (std::uint64_t k = 1; k <= 16; ++k) {
+TEST_P(ObjectOfEachSize, LeavesNothingWhenItCannotBePutAndTheStoreWorksOn) {
+  const std::uint64_t calls = calls_of_a_put();
+  for (std::uint64_t k = 1; k <= calls; ++k) {
     for (const int code : {ENOSPC, EIO, EOPNOTSUPP}) {
       MemoryStorage storage;
       auto objects = objects::make_directory_objects(storage);
       storage.fail_at(k, code);
-      const auto outcome = objects->put_if_absent("packs/ab/1", bytes_of(kLargeText));
-      const auto found = os::read_file(storage, "packs/ab/1", ByteCount{4 * kMiB});
-      EXPECT_TRUE(found ? text_of(*found) == kLargeText : !outcome) << "call " << k << ", error " << code;
+      const auto outcome = put(*objects);
+      if (!outcome) {
+        EXPECT_EQ(outcome.error().code, code);
+      }
+      const std::string found = content_of(storage, kName);
+      EXPECT_TRUE(found == text_ || (!outcome && found == "absent")) << "call " << k << ", error " << code;
       storage.clear_faults();
-      ASSERT_OK(objects->put_if_absent("packs/ab/1", bytes_of(kLargeText)));
-      EXPECT_EQ(storage.list("packs/ab")->size(), 1U) << "call " << k;
+      ASSERT_OK(put(*objects));
+      EXPECT_EQ(content_of(storage, kName) == text_, true) << "call " << k << ", error " << code;
+      EXPECT_EQ(storage.list("packs/ab")->size(), 1U) << "call " << k << ", error " << code;
     }
   }
 }
+
+INSTANTIATE_TEST_SUITE_P(DirectoryObjects, ObjectOfEachSize, ::testing::Values(kText, kLargeText),
+                         [](const auto& text) { return text.param == kText ? "Small" : "Large"; });
 
 TEST(DirectoryObjects, ExistsIsSaidOfDurableObjectsOnly) {
   const std::uint64_t seed = seed_for("ExistsIsDurable");
@@ -116,25 +126,6 @@ TEST(DirectoryObjects, RemovedMeansDurablyRemovedAlsoAfterAKillInBetween) {
     ASSERT_OK(objects->remove("d/o"));
     storage.lose_power(seed + i);
     EXPECT_EQ(content_of(storage, "d/o"), "absent") << "seed " << seed + i;
-  }
-}
-
-TEST(DirectoryObjects, AFailedPutLeavesNothingAndTheStoreWorksOn) {
-  for (std::uint64_t k = 1; k <= 12; ++k) {
-    for (const int code : {ENOSPC, EIO}) {
-      MemoryStorage storage;
-      auto objects = objects::make_directory_objects(storage);
-      storage.fail_at(k, code);
-      const auto outcome = objects->put_if_absent("packs/ab/1", bytes_of(kText));
-      if (!outcome) {
-        EXPECT_EQ(outcome.error().code, code);
-      }
-      const std::string found = content_of(storage, "packs/ab/1");
-      EXPECT_TRUE(found == "absent" || found == kText) << "call " << k;
-      storage.clear_faults();
-      ASSERT_OK(objects->put_if_absent("packs/ab/1", bytes_of(kText)));
-      EXPECT_EQ(content_of(storage, "packs/ab/1"), kText);
-    }
   }
 }
 

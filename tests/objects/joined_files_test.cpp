@@ -103,8 +103,8 @@ JoinOptions options(std::size_t enough = 1) {
   return {.folder = "packs", .small = ByteCount{64 * kKiB}, .enough = enough, .file_bytes = 0, .stop = {}, .pace = {}};
 }
 
-/// Small parts of many objects, one after the other from each: what follows in an object is announced with the first, up to
-/// the end of a window, and never what belongs to the next object.
+/// What follows a part in its object is announced with it, up to the end of a window, and never what belongs to the next
+/// object.
 TEST(JoinedFiles, SequentialReadersAnnounceMoreOfTheSameObject) {
   MemoryStorage storage;
   auto objects = objects::make_directory_objects(storage);
@@ -121,11 +121,12 @@ TEST(JoinedFiles, SequentialReadersAnnounceMoreOfTheSameObject) {
     objects->read_together(parts, access);
     for (const auto& part : parts) EXPECT_EQ(part.got.value(), 1000u);
     for (const std::byte byte : memory) EXPECT_EQ(byte, static_cast<std::byte>('a' + number));
-    const auto all = storage.announced(files.front());
+    auto all = storage.announced(files.front());
     EXPECT_GE(all.size(), 2u);
+    all.resize(std::max<std::size_t>(all.size(), 2));
     return std::vector<os::Extent>(all.end() - 2, all.end());
   };
-  bool at_a_window = false;
+  std::size_t at_a_window = 0;
   for (int number = 0; number < 8; ++number) {
     const auto alone = announce(number, objects::Access::random);
     EXPECT_EQ(alone[0].length, ByteCount{1000});
@@ -138,10 +139,10 @@ TEST(JoinedFiles, SequentialReadersAnnounceMoreOfTheSameObject) {
       EXPECT_TRUE(end == object_end || end % (32 * kKiB) == 0) << end;
       EXPECT_GE(more[i].length, ByteCount{1000});
       EXPECT_LE(end, object_end);
-      at_a_window |= end < object_end;
+      if (end < object_end) ++at_a_window;
     }
   }
-  EXPECT_TRUE(at_a_window);
+  EXPECT_GE(at_a_window, 8u);
 }
 
 TEST(JoinedFiles, KeepNamesAndBytesInOneFile) {

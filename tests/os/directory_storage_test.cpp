@@ -84,19 +84,6 @@ TEST_F(DirectoryStorage, DirectIsUsedWhereTheFilesystemCan) {
   EXPECT_EQ((*file)->alignment(), possible ? 4096U : 1U);
 }
 
-TEST_F(DirectoryStorage, WhatIsInMemoryIsReadWhole) {
-  const auto file = storage_->open("f", {.write = true, .create = true}).value();
-  const std::string text(10'000, 'm');
-  ASSERT_OK(file->write(ByteOffset{0}, bytes_of(text)));
-  std::vector<std::byte> out(5000);
-  if (const auto count = file->read_cached(ByteOffset{4000}, out)) {
-    EXPECT_EQ(*count, out.size());
-    EXPECT_EQ(text_of(out), text.substr(4000, 5000));
-  }
-  EXPECT_FALSE(file->read_cached(ByteOffset{8000}, out)) << "it ends before that";
-  EXPECT_FALSE(file->read_cached(ByteOffset{~std::uint64_t{0}}, out));
-}
-
 TEST_F(DirectoryStorage, DirectFallsBackToBufferedOnlyInAlignment) {
   TemporaryDirectory memory("/dev/shm");
   auto storage = os::open_directory(memory.path()).value();

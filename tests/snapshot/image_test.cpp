@@ -4,6 +4,7 @@
 #include <set>
 #include <thread>
 
+#include "chunks/memory_objects.h"
 #include "support/seed.h"
 #include "world.h"
 
@@ -146,6 +147,26 @@ TEST_F(ImageTest, RandomReadersLoadWhatTheyReadAndNoMore) {
     if (model.contains(chunk)) needed.insert(model.at(chunk));
   }
   EXPECT_EQ(loaded(), needed.size() + 6);
+}
+
+TEST_F(ImageTest, WhatIsReadAheadOfASequentialReaderIsAskedForAsSuch) {
+  varve::test::MemoryObjects objects;
+  for (const std::string& name : world.pack_files()) {
+    objects.set(name, os::read_file(world.storage, name, ByteCount{chunks::kMaxPackSize}).value());
+  }
+  chunks::ChunkStore store(objects, *world.locator, world.registry, kGeometry, {});
+  SnapshotImage here(store, root, ByteCount{kSize}, world.prefetchers);
+  Bytes out(4096);
+  for (std::uint64_t i = 0; i < 16; ++i) {
+    ASSERT_TRUE(read_into(here, ByteOffset{(i * 37 % 16) * 43 * kChunkBytes}, out));
+  }
+  world.prefetchers.drain();
+  EXPECT_EQ(objects.sequential_parts, 0u);
+  for (std::uint64_t chunk = 500; chunk < 600; ++chunk) {
+    ASSERT_TRUE(read_into(here, ByteOffset{chunk * kChunkBytes}, out));
+  }
+  world.prefetchers.drain();
+  EXPECT_GT(objects.sequential_parts, 50u);
 }
 
 TEST_F(ImageTest, ReadersInManyThreadsGetTheirBytes) {

@@ -93,8 +93,8 @@ class ChunkStore {
   [[nodiscard]] Digest digest(std::span<const std::byte> plain) const;
 
   /// The chunk's bytes, chunk_size of them. EIO (damaged) naming pack and ordinal when the pack is missing, cut,
-  /// or the bytes do not match the digest; EIO for a damaged ref; system errors as they come. `access`: sequential for who
-  /// reads chunks that were written in this order, and will read more of them.
+  /// or the bytes do not match the digest; EIO for a damaged ref; system errors as they come. `access`: sequential for
+  /// one who reads chunk after chunk of an image.
   [[nodiscard]] Result<BytesPointer> load_chunk(const Ref& ref, objects::Access access = objects::Access::random);
   /// The same; what is not in the cache is read and not kept there: for comparisons, which must not push out what
   /// guests read.

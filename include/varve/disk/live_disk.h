@@ -176,6 +176,9 @@ class LiveDisk {
   [[nodiscard]] Status flush();
   /// First offset >= at that is data (or hole), clipped to the size; ENXIO as in lseek(2). Never says hole in doubt.
   [[nodiscard]] Result<ByteOffset> seek(ByteOffset at, bool data);
+  /// Whether a read or write of the image came within this time: who works in the background then leaves the medium to
+  /// those who wait for it.
+  [[nodiscard]] bool in_use(std::chrono::milliseconds within) const;
   /// Sets the time of the last write (utimensat by a user).
   [[nodiscard]] Status set_modified(Time time);
 

@@ -19,7 +19,8 @@ namespace varve::objects {
 
 enum class PutOutcome { created, exists };
 
-/// What will be read next: nobody knows, or what follows in the same objects.
+/// What a reader will want next: nobody knows, or what follows in the same objects. A hint: with sequential, more of the
+/// same objects may be read than was asked for.
 enum class Access { random, sequential };
 
 /// A part of an object to read.

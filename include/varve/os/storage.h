@@ -50,13 +50,6 @@ class File {
   /// Reads until `out` is full or the file ends; returns the bytes read. With alignment() > 1, offset, length and
   /// memory must be multiples of it.
   [[nodiscard]] virtual Result<std::size_t> read(ByteOffset at, std::span<std::byte> out) const = 0;
-  /// The same of what is in the kernel's page cache, without waiting for the medium: nothing where it is not all there, or
-  /// where that cannot be told (preadv2(2), RWF_NOWAIT). Errors are met again by read().
-  [[nodiscard]] virtual std::optional<std::size_t> read_cached(ByteOffset at, std::span<std::byte> out) const {
-    static_cast<void>(at);
-    static_cast<void>(out);
-    return std::nullopt;
-  }
   /// That will be read soon (posix_fadvise(2), POSIX_FADV_WILLNEED): the kernel begins to read it and does not wait for
   /// the medium. A hint.
   virtual void expect(ByteOffset at, ByteCount count) const {
