@@ -166,6 +166,9 @@ MUTATIONS = [
              '(void)self->load(ChunkIndex{chunk}, access);',
              '(void)self->load(ChunkIndex{chunk}, objects::Access::random);',
              'snapshot/snapshot_test', 'ImageTest.WhatIsReadAhead*'),
+    Mutation(0, 'a commit leaves the medium to guests', 'src/snapshot/commit.cpp',
+             'live_.in_use(kBesideGuests) ? kMostReadingBesideGuests : kMostReading;', 'kMostReading;',
+             'snapshot/snapshot_test', 'Commit.ReadsSeveralChunks*'),
     # Partial slots (partial.cpp opens with their invariants).
     Mutation(1, 'a Home is kept for the slots that have a part of its chunk', 'src/disk/live_disk.cpp',
              '(place.kind == PlaceKind::home && state.partial_slots(chunk) > 0) || ', '',
