@@ -351,7 +351,7 @@ Result<Bytes> PackReader::read_delta(const Request& request, Place place) {
     plain.resize(entry.plain);
     VARVE_TRY(apply_node_delta(entry.codec, parts.front().payload, at_hand != nullptr ? *at_hand : read, plain));
   } else {
-    plain = at_hand != nullptr ? *at_hand : std::move(read);
+    plain = at_hand != nullptr ? Bytes(*at_hand) : std::move(read);
     if (request.parent != nullptr) {
       request.parent->base_bytes = at_hand != nullptr ? at_hand : std::make_shared<const Bytes>(plain);
     }
