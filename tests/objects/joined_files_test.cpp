@@ -133,7 +133,7 @@ TEST(JoinedFiles, SequentialReadersAnnounceMoreOfTheSameObject) {
     EXPECT_EQ(alone[1].length, ByteCount{1000});
     const std::uint64_t object_end = alone[0].begin.value() - 3000 + 60'000;
     const auto more = announce(number, objects::Access::sequential);
-    for (const int i : {0, 1}) {
+    for (const std::size_t i : {0U, 1U}) {
       EXPECT_EQ(more[i].begin, alone[i].begin);
       const std::uint64_t end = more[i].begin.value() + more[i].length.value();
       EXPECT_TRUE(end == object_end || end % (32 * kKiB) == 0) << end;
