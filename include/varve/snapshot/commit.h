@@ -37,7 +37,8 @@ enum class Unreadable {
 
 struct CommitOptions {
   ThreadPool& encoders;           ///< compress in parallel; not the caller's own
-  ThreadPool* readers = nullptr;  ///< of the live image, ahead; nor these. Null: the caller's thread reads, chunk by chunk
+  /// Of the live image, ahead, or one chunk at a time while guests use it; nor these. Null: the caller's thread reads.
+  ThreadPool* readers = nullptr;
   std::function<bool()> stop{};   ///< asked at least once a chunk
   Unreadable unreadable = Unreadable::keep_as_damaged;
 };
